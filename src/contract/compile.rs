@@ -1,0 +1,1 @@
+//! From the file as written to a contract that can be used.

@@ -1,0 +1,1 @@
+//! Reading a JSON or form body into fields.

@@ -1,0 +1,1 @@
+//! Writing answers and problems.

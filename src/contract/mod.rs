@@ -1,0 +1,243 @@
+//! A product's wire, as data.
+//!
+//! A contract file names the product's operations, paths, field names, statuses, error bodies, roles,
+//! plans, guards and limits. It is read by [`raw`], turned into a [`Contract`] by [`compile`] (every
+//! error at once, each with its line and column), and from then on only typed values are used:
+//! [`decode`] reads a body into [`slot::Field`]s, [`encode`] writes [`slot::Slot`]s into the answer's
+//! template. What products *do* differently is a named enum here, never an expression in a file.
+//!
+//! To add a product: a file in `config/contracts/` (or anywhere: a site names its path), no Rust.
+
+pub mod compile;
+pub mod decode;
+pub mod encode;
+pub mod operation;
+pub mod pattern;
+pub mod raw;
+pub mod slot;
+pub mod source;
+pub mod template;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::model::access::{Bits, Permission, Permissions, PlanId, RoleId};
+use crate::model::id::IdStyle;
+use crate::model::problem::ProblemKind;
+use crate::model::window::Window;
+
+use operation::Operation;
+use pattern::{Pattern, PermissionPattern};
+use slot::{Field, Slot};
+use template::Template;
+
+/// One product's wire, ready to use.
+#[derive(Debug)]
+pub struct Contract {
+    /// Its name, in configuration and metrics.
+    pub name: String,
+    /// How ids are spelt.
+    pub ids: IdStyles,
+    /// How access tokens are made.
+    pub tokens: TokenRules,
+    /// API keys, where the product has them.
+    pub keys: Option<KeyRules>,
+    /// Which credentials an `Authorization` scheme may carry.
+    pub schemes: Vec<Scheme>,
+    /// What a password must have.
+    pub password: PasswordRules,
+    /// The roles, highest first: a role passes wherever one after it in the list does.
+    pub roles: Vec<Role>,
+    /// The role of whoever registers.
+    pub register_role: RoleId,
+    /// The plans, cheapest first; the first is where a new organization starts.
+    pub plans: Vec<Plan>,
+    /// The operations served natively.
+    pub operations: Vec<Served>,
+    /// Paths at and below which nothing is ever forwarded, whatever the case or the method.
+    pub native_prefixes: Vec<String>,
+    /// What the product asks of requests that are forwarded.
+    pub guards: Vec<Guard>,
+    /// How each problem is told.
+    pub problems: BTreeMap<ProblemKind, ProblemShape>,
+}
+
+/// How each kind of id is spelt.
+#[derive(Debug, Default)]
+pub struct IdStyles {
+    /// Users.
+    pub user: IdStyle,
+    /// Organizations.
+    pub org: IdStyle,
+    /// API keys.
+    pub key: IdStyle,
+    /// Sessions.
+    pub session: IdStyle,
+}
+
+/// How tokens are made and renewed.
+#[derive(Debug)]
+pub struct TokenRules {
+    /// How long an access token lives.
+    pub access_ttl: Duration,
+    /// How long a session lives, however often it is refreshed.
+    pub session_lifetime: Duration,
+}
+
+/// How API keys are made.
+#[derive(Debug)]
+pub struct KeyRules {
+    /// What every key's text starts with.
+    pub prefix: String,
+    /// How long a key lives unless its maker asks for less; `None`: until revoked.
+    pub expires_after: Option<Duration>,
+    /// The permissions a key may be given, as families; empty: the product's keys have none.
+    pub permissions: Vec<Permission>,
+    /// How long a rotated key keeps working beside its successor unless the client asks otherwise.
+    pub rotation_overlap: Duration,
+}
+
+/// An `Authorization` scheme of the product.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Scheme {
+    /// Its name, compared without regard to case (RFC 9110 section 11.1).
+    pub name: String,
+    /// What may follow it.
+    pub carries: Vec<Carried>,
+}
+
+/// What a scheme may carry. The credential's shape tells which it is, never a trial of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Carried {
+    /// An access token of ours: three dot-separated parts.
+    Token,
+    /// An API key: starts with the product's prefix.
+    ApiKey,
+}
+
+/// What a new password must have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PasswordRules {
+    /// The fewest characters; the most is always 1,024 bytes.
+    pub min_length: usize,
+    /// Needs an upper-case letter.
+    pub upper: bool,
+    /// Needs a lower-case letter.
+    pub lower: bool,
+    /// Needs a digit.
+    pub digit: bool,
+    /// Needs a character that is neither letter nor digit.
+    pub special: bool,
+}
+
+/// A role.
+#[derive(Debug)]
+pub struct Role {
+    /// Its name in stores, tokens and headers.
+    pub name: String,
+    /// What it grants.
+    pub permissions: Permissions,
+    /// The role may only GET and HEAD what is forwarded.
+    pub read_only: bool,
+}
+
+/// A plan.
+#[derive(Debug)]
+pub struct Plan {
+    /// Its name in stores and headers.
+    pub name: String,
+    /// Its name in messages: `Pro`.
+    pub title: String,
+    /// The organization's windows on this plan; none: unlimited.
+    pub limits: Vec<Window>,
+    /// Clients may choose it when they register.
+    pub self_service: bool,
+}
+
+/// An operation at its place on the wire.
+#[derive(Debug)]
+pub struct Served {
+    /// What is done.
+    pub operation: Operation,
+    /// Where: one method (never `*`) and a path; its parameters are fields.
+    pub on: Pattern,
+    /// Where each field of the input stands in the body.
+    pub reads: Vec<Read>,
+    /// Who may: beyond what the operation itself demands.
+    pub requires: Requirement,
+    /// The status of success.
+    pub status: u16,
+    /// The body of success; `None`: no body.
+    pub body: Option<Template>,
+    /// How one element of `$items` looks, where the answer is a list.
+    pub item: Option<Template>,
+}
+
+/// One field of an operation's input.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Read {
+    /// The field.
+    pub field: Field,
+    /// Its name in the body.
+    pub key: String,
+}
+
+/// What is asked of a caller. All that is stated must hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Requirement {
+    /// The roles that pass, with those above them already included; `None`: any.
+    pub roles: Option<Bits>,
+    /// The plans that pass; `None`: any.
+    pub plans: Option<Bits>,
+    /// The permissions needed.
+    pub permissions: Vec<PermissionPattern>,
+}
+
+/// What the product asks of requests that match.
+#[derive(Debug)]
+pub struct Guard {
+    /// Which requests.
+    pub on: Pattern,
+    /// What is asked.
+    pub requires: Requirement,
+}
+
+/// How a problem is told.
+#[derive(Debug)]
+pub struct ProblemShape {
+    /// The status.
+    pub status: u16,
+    /// The body.
+    pub body: Template,
+    /// Whether the body is the same for every problem of the kind, so that it can be rendered once.
+    pub constant: bool,
+}
+
+impl Contract {
+    /// The role named `name`.
+    pub fn role(&self, name: &str) -> Option<RoleId> {
+        position(self.roles.iter().map(|role| role.name.as_str()), name).map(RoleId)
+    }
+
+    /// The plan named `name`.
+    pub fn plan(&self, name: &str) -> Option<PlanId> {
+        position(self.plans.iter().map(|plan| plan.name.as_str()), name).map(PlanId)
+    }
+
+    /// The titles of the plans in `set`, in order: `Pro or Enterprise`.
+    pub fn plan_titles(&self, set: Bits) -> String {
+        let titles: Vec<&str> =
+            set.iter().filter_map(|at| Some(self.plans.get(usize::from(at))?.title.as_str())).collect();
+        titles.join(" or ")
+    }
+
+    /// Whether an answer of `served` holds `slot`.
+    pub fn answers(&self, served: &Served, slot: Slot) -> bool {
+        [&served.body, &served.item].into_iter().flatten().any(|template| template.holds(slot))
+    }
+}
+
+fn position<'a>(mut names: impl Iterator<Item = &'a str>, wanted: &str) -> Option<u8> {
+    names.position(|name| name == wanted).and_then(|at| u8::try_from(at).ok())
+}

@@ -1,0 +1,275 @@
+//! Which requests a line of configuration speaks of: `GET,HEAD /api/v1/{resource}/{*rest}`.
+
+use std::fmt;
+
+use http::Method;
+
+/// A set of the methods RFC 9110 and RFC 5789 define; `*` is all of them and any other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MethodSet(u16);
+
+const METHODS: [Method; 9] = [
+    Method::GET,
+    Method::HEAD,
+    Method::POST,
+    Method::PUT,
+    Method::PATCH,
+    Method::DELETE,
+    Method::OPTIONS,
+    Method::TRACE,
+    Method::CONNECT,
+];
+const ANY: u16 = 1 << 15;
+
+impl MethodSet {
+    /// Every method, also those without a name here.
+    pub const ALL: Self = Self(u16::MAX);
+
+    /// Reads `*` or a comma-separated list; `GET` brings `HEAD` with it (RFC 9110 section 9.3.2).
+    pub fn parse(text: &str) -> Option<Self> {
+        if text == "*" {
+            return Some(Self::ALL);
+        }
+        let mut bits = 0;
+        for name in text.split(',') {
+            bits |= 1 << METHODS.iter().position(|method| method.as_str() == name)?;
+        }
+        if bits & 1 != 0 {
+            bits |= 2;
+        }
+        Some(Self(bits))
+    }
+
+    /// Whether `method` is in the set.
+    pub fn has(self, method: &Method) -> bool {
+        self.0 & Self::bit(method) != 0
+    }
+
+    /// Whether the set was written `*`.
+    pub fn is_all(self) -> bool {
+        self.0 & ANY != 0
+    }
+
+    /// The union.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// No method.
+    pub const NONE: Self = Self(0);
+
+    /// Whether a method is in both.
+    pub const fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    fn bit(method: &Method) -> u16 {
+        METHODS.iter().position(|known| known == method).map_or(ANY, |at| 1 << at)
+    }
+}
+
+impl fmt::Display for MethodSet {
+    /// As an `Allow` header lists them: `GET, HEAD`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = METHODS.iter().filter(|method| self.has(method)).map(Method::as_str).collect();
+        f.write_str(&names.join(", "))
+    }
+}
+
+/// Methods and a path with `{parameters}`; a last `{*rest}` takes any number of segments, also none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    /// Which methods.
+    pub methods: MethodSet,
+    /// The path: `/api/v1/{resource}/{*rest}`.
+    pub path: String,
+}
+
+/// Why a text is not a pattern.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadPattern {
+    /// Not `METHODS /path`.
+    #[error("expected methods, one space and a path, such as `GET /v1/items/{{id}}` or `* /v1/{{*rest}}`")]
+    Shape,
+    /// A method that is not one.
+    #[error("`{0}` is not a method list: use `*` or names such as `GET,POST` (upper case, no spaces)")]
+    Methods(String),
+    /// A path that cannot be matched.
+    #[error(
+        "`{0}` is not a path pattern: it starts with `/`, its segments are literal text or one whole `{{name}}`, and `{{*name}}` stands last"
+    )]
+    Path(String),
+}
+
+impl Pattern {
+    /// Reads `METHODS /path`.
+    pub fn parse(text: &str) -> Result<Self, BadPattern> {
+        let (methods, path) = text.split_once(' ').ok_or(BadPattern::Shape)?;
+        let methods = MethodSet::parse(methods).ok_or_else(|| BadPattern::Methods(methods.into()))?;
+        if !is_path(path) {
+            return Err(BadPattern::Path(path.into()));
+        }
+        Ok(Self { methods, path: path.into() })
+    }
+
+    /// The names of its parameters, without the `*`.
+    pub fn parameters(&self) -> impl Iterator<Item = &str> {
+        self.path.split('/').filter_map(parameter)
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.methods.is_all() {
+            write!(f, "* {}", self.path)
+        } else {
+            write!(f, "{} {}", self.methods.to_string().replace(", ", ","), self.path)
+        }
+    }
+}
+
+fn parameter(segment: &str) -> Option<&str> {
+    let name = segment.strip_prefix('{')?.strip_suffix('}')?;
+    Some(name.strip_prefix('*').unwrap_or(name))
+}
+
+fn is_path(path: &str) -> bool {
+    let Some(segments) = path.strip_prefix('/') else { return false };
+    if segments.is_empty() {
+        return true;
+    }
+    let count = segments.split('/').count();
+    let mut seen = Vec::new();
+    segments.split('/').enumerate().all(|(at, segment)| match parameter(segment) {
+        Some(name) => {
+            let fresh = !seen.contains(&name);
+            seen.push(name);
+            let last = at + 1 == count;
+            fresh
+                && !name.is_empty()
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+                && (last || !segment.starts_with("{*"))
+        }
+        // An empty last segment is a trailing slash; what a canonical path cannot hold, a pattern cannot either.
+        None => {
+            (!segment.is_empty() || at + 1 == count)
+                && segment != "."
+                && segment != ".."
+                && segment.bytes().all(|byte| byte.is_ascii_graphic() && !b"{}%\\;?#*".contains(&byte))
+        }
+    })
+}
+
+/// A permission with the path's parameters in it: `read:{resource}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PermissionPattern {
+    /// Text and parameters in turn.
+    pub parts: Vec<Part>,
+}
+
+/// One piece of a [`PermissionPattern`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Literal text.
+    Text(String),
+    /// The value of a path parameter.
+    Parameter(String),
+}
+
+impl PermissionPattern {
+    /// Reads `read:{resource}`; every `{name}` must be one of `parameters`. `None` otherwise.
+    pub fn parse<'a>(text: &str, parameters: impl Iterator<Item = &'a str> + Clone) -> Option<Self> {
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some(open) = rest.find('{') {
+            let close = open + rest[open..].find('}')?;
+            let name = &rest[open + 1..close];
+            if !parameters.clone().any(|known| known == name) {
+                return None;
+            }
+            if open > 0 {
+                parts.push(Part::Text(rest[..open].into()));
+            }
+            parts.push(Part::Parameter(name.into()));
+            rest = &rest[close + 1..];
+        }
+        if rest.contains('}') || (rest.is_empty() && parts.is_empty()) {
+            return None;
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Text(rest.into()));
+        }
+        Some(Self { parts })
+    }
+
+    /// The permission, with `value(name)` for each parameter; `None` when a value is missing or holds
+    /// a character that no permission has (so that no path can spell `*` or a second permission).
+    pub fn fill<'a>(&self, value: impl Fn(&str) -> Option<&'a str>) -> Option<String> {
+        let mut filled = String::with_capacity(32);
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => filled.push_str(text),
+                Part::Parameter(name) => {
+                    let value = value(name)?;
+                    if value.is_empty()
+                        || !value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+                    {
+                        return None;
+                    }
+                    filled.push_str(value);
+                }
+            }
+        }
+        Some(filled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn get_brings_head_and_star_brings_everything() {
+        let get = MethodSet::parse("GET").unwrap();
+        assert!(get.has(&Method::HEAD) && !get.has(&Method::POST));
+        assert_eq!(get.to_string(), "GET, HEAD");
+        assert!(MethodSet::ALL.has(&Method::from_bytes(b"PURGE").unwrap()));
+        assert!(!MethodSet::parse("GET,POST").unwrap().has(&Method::from_bytes(b"PURGE").unwrap()));
+        assert_eq!(MethodSet::parse("get"), None);
+        assert_eq!(MethodSet::parse(""), None);
+    }
+
+    #[test]
+    fn patterns_that_a_canonical_path_could_never_match_are_refused() {
+        for good in ["GET /", "* /{*rest}", "GET,POST /a/{id}/b", "DELETE /a/", "GET /api.v1/a-b_c"] {
+            Pattern::parse(good).unwrap_or_else(|error| panic!("{good}: {error}"));
+        }
+        for bad in [
+            "GET",
+            "GET x",
+            "GET /a//b",
+            "GET /a/../b",
+            "GET /{*rest}/b",
+            "GET /a{id}",
+            "GET /{id}/{id}",
+            "GET /%61",
+            "GET /a;b",
+            "FETCH /",
+            "GET  /",
+            "GET /{}",
+        ] {
+            assert!(Pattern::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_path_cannot_spell_its_way_to_a_wider_permission() {
+        let pattern = PermissionPattern::parse("read:{resource}", ["resource"].into_iter()).unwrap();
+        assert_eq!(pattern.fill(|_| Some("posts")).as_deref(), Some("read:posts"));
+        for evil in ["*", "", "a:b", "a,b", "%2a"] {
+            assert_eq!(pattern.fill(|_| Some(evil)), None, "{evil}");
+        }
+        assert_eq!(PermissionPattern::parse("read:{other}", ["resource"].into_iter()), None);
+    }
+}

@@ -1,0 +1,1 @@
+//! The file as written: serde, nothing resolved.

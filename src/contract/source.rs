@@ -1,0 +1,1 @@
+//! TOML with places: every error with its file, line, column, key and remedy.

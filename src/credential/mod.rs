@@ -1,0 +1,53 @@
+//! From what a client presents to who they are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::secret::Secret;
+
+/// A site's credentials, as configured.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The site's place in the snapshot: part of every cache key, so that sites never share an entry.
+    pub site: u32,
+    /// The realm of accounts.
+    pub realm: Arc<str>,
+    /// `iss` of our tokens, required exactly.
+    pub issuer: String,
+    /// `aud` of our tokens, required.
+    pub audience: String,
+    /// Clock skew tolerated on `exp`, `nbf` and `iat`.
+    pub leeway: Duration,
+    /// The signing and verifying keys; exactly one signs.
+    pub keys: Vec<KeySettings>,
+    /// Under which API keys are hashed: at least 32 bytes.
+    pub pepper: Secret,
+}
+
+/// One token key.
+#[derive(Clone, Debug)]
+pub struct KeySettings {
+    /// Its name in token headers.
+    pub kid: String,
+    /// The one algorithm it is used with: `HS256`, `RS256`, … (RFC 7518, RFC 8037).
+    pub algorithm: String,
+    /// The HMAC secret's bytes as text, or a PEM private (or, to verify only, public) key.
+    pub material: Secret,
+    /// Whether new tokens are signed with it.
+    pub signs: bool,
+}
+
+/// Sizes of the caches and of the password pool.
+#[derive(Clone, Debug)]
+pub struct CacheSettings {
+    /// Verified tokens remembered.
+    pub tokens: usize,
+    /// Accounts, sessions and API keys remembered, each.
+    pub facts: usize,
+    /// How long cached facts go on counting while the store cannot be reached.
+    pub max_stale: Duration,
+    /// Password hashes computed at once.
+    pub password_workers: usize,
+    /// Sign-ins that may wait for one; more are shed with 503.
+    pub password_queue: usize,
+}

@@ -1,0 +1,15 @@
+//! Tollgate: a reverse-proxy authentication gateway.
+
+pub mod config;
+pub mod contract;
+pub mod credential;
+pub mod edge;
+pub mod limit;
+pub mod model;
+pub mod native;
+pub mod observe;
+pub mod revocation;
+pub mod rules;
+pub mod store;
+pub mod tls;
+pub mod upstream;

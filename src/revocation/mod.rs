@@ -1,0 +1,1 @@
+//! What stopped counting: the local set that every request reads.
