@@ -1,1 +1,3 @@
-//! See the crate's map.
+//! Decisions: pure functions of facts and `now`. No I/O, no clock, no randomness, no logging.
+
+pub mod authorize;
