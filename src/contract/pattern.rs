@@ -203,26 +203,23 @@ impl PermissionPattern {
         Some(Self { parts })
     }
 
-    /// The permission, with `value(name)` for each parameter; `None` when a value is missing or holds
-    /// a character that no permission has (so that no path can spell `*` or a second permission).
-    pub fn fill<'a>(&self, value: impl Fn(&str) -> Option<&'a str>) -> Option<String> {
+    /// The permission, with `value(name)` for each parameter. A value that is missing or holds a character that
+    /// no permission has becomes `?`: a family (`read:*`) still covers it, no exact permission does, and no
+    /// path can spell `*` or a second permission.
+    pub fn fill<'a>(&self, value: impl Fn(&str) -> Option<&'a str>) -> String {
         let mut filled = String::with_capacity(32);
         for part in &self.parts {
             match part {
                 Part::Text(text) => filled.push_str(text),
-                Part::Parameter(name) => {
-                    let value = value(name)?;
-                    if value.is_empty()
-                        || !value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-                    {
-                        return None;
-                    }
-                    filled.push_str(value);
-                }
+                Part::Parameter(name) => filled.push_str(value(name).filter(|value| is_plain(value)).unwrap_or("?")),
             }
         }
-        Some(filled)
+        filled
     }
+}
+
+fn is_plain(value: &str) -> bool {
+    !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 #[cfg(test)]
@@ -266,9 +263,9 @@ mod tests {
     #[test]
     fn a_path_cannot_spell_its_way_to_a_wider_permission() {
         let pattern = PermissionPattern::parse("read:{resource}", ["resource"].into_iter()).unwrap();
-        assert_eq!(pattern.fill(|_| Some("posts")).as_deref(), Some("read:posts"));
+        assert_eq!(pattern.fill(|_| Some("posts")), "read:posts");
         for evil in ["*", "", "a:b", "a,b", "%2a"] {
-            assert_eq!(pattern.fill(|_| Some(evil)), None, "{evil}");
+            assert_eq!(pattern.fill(|_| Some(evil)), "read:?", "{evil}");
         }
         assert_eq!(PermissionPattern::parse("read:{other}", ["resource"].into_iter()), None);
     }
