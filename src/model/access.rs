@@ -1,7 +1,7 @@
 //! Who may do what: roles, plans and permissions, as one contract defines them.
 //!
 //! Roles and plans are closed sets of at most 64 names, so a set of them is one word. Permissions are
-//! open (`read:<resource>` for any resource a backend has), so they are sorted names with an optional
+//! open (`read:<resource>` for any resource a backend has), so they are names with an optional
 //! trailing wildcard.
 
 use std::fmt;
@@ -87,16 +87,20 @@ impl fmt::Debug for Permission {
     }
 }
 
-/// A set of permissions, sorted, without duplicates.
+/// A set of permissions, in the order they were given, without duplicates.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Permissions(Arc<[Permission]>);
 
 impl Permissions {
     /// A set of the given permissions.
-    pub fn new(mut list: Vec<Permission>) -> Self {
-        list.sort();
-        list.dedup();
-        Self(list.into())
+    pub fn new(list: Vec<Permission>) -> Self {
+        let mut kept: Vec<Permission> = Vec::with_capacity(list.len());
+        for permission in list {
+            if !kept.contains(&permission) {
+                kept.push(permission);
+            }
+        }
+        Self(kept.into())
     }
 
     /// Every permission there is.
@@ -109,7 +113,7 @@ impl Permissions {
         self.0.iter().any(|held| held.covers(wanted))
     }
 
-    /// The members, sorted.
+    /// The members, in the order they were given.
     pub fn iter(&self) -> impl Iterator<Item = &Permission> {
         self.0.iter()
     }
