@@ -199,3 +199,151 @@ impl Store {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::super::tests::{Bench, REALM, T0, account, named, new_user_id, on_both, session};
+    use super::super::{Page, UserFilter};
+    use super::*;
+
+    on_both!(
+        an_account_reads_back_as_it_was_kept_and_only_in_its_realm,
+        of_twenty_registrations_for_one_address_exactly_one_is_kept,
+        a_refused_registration_leaves_nothing_behind,
+        nobody_signs_in_with_what_is_anothers_name,
+        registrations_that_want_each_others_names_do_not_deadlock,
+        a_password_is_changed_by_exactly_one_of_those_who_saw_the_old_one,
+        a_nul_is_refused_when_kept_and_finds_nobody_when_looked_up,
+    );
+
+    async fn an_account_reads_back_as_it_was_kept_and_only_in_its_realm(bench: Arc<Bench>) {
+        let mut new = named(account("zoë"), "Zoë");
+        new.org.limits = Some(vec!["10/1m".parse().unwrap(), "100/1d".parse().unwrap()]);
+        new.user.email_verified = true;
+        let mut first = session(&new, T0);
+        first.address = Some("2001:db8::1".parse().unwrap());
+        first.device = serde_json::json!({ "os": "plan\u{0}9", "n": 1.5 });
+        new.session = Some(first.clone());
+        assert_eq!(bench.store.register(REALM, &new).await.unwrap(), Registered::Done);
+
+        let whole = Account { user: new.user.clone(), org: new.org.clone() };
+        for name in ["zoë@example.com", "zoë"] {
+            let found = bench.store.credentials(REALM, name).await.unwrap().unwrap();
+            assert_eq!((&found.account, &found.password_hash), (&whole, &new.password_hash));
+            assert!(bench.store.credentials("other", name).await.unwrap().is_none());
+        }
+        assert!(bench.store.credentials(REALM, "Zoë").await.unwrap().is_none(), "names are looked up normalised");
+        assert_eq!(bench.store.account(REALM, new.user.id).await.unwrap(), Some(whole));
+        assert_eq!(bench.store.account("other", new.user.id).await.unwrap(), None);
+        assert_eq!(bench.store.session(REALM, first.id).await.unwrap(), Some(first));
+        assert_eq!(bench.store.register("other", &new).await.unwrap(), Registered::Done, "realms share nothing");
+    }
+
+    async fn of_twenty_registrations_for_one_address_exactly_one_is_kept(bench: Arc<Bench>) {
+        let elsewhere = bench.elsewhere().await;
+        let all: Vec<_> = (0..20)
+            .map(|n| {
+                let store = if n % 2 == 0 { bench.store.clone() } else { elsewhere.clone() };
+                tokio::spawn(async move { store.register(REALM, &account("ann")).await })
+            })
+            .collect();
+        let mut outcomes = Vec::new();
+        for one in all {
+            outcomes.push(one.await.unwrap().unwrap());
+        }
+        assert_eq!(outcomes.iter().filter(|outcome| **outcome == Registered::Done).count(), 1);
+        assert_eq!(outcomes.iter().filter(|outcome| **outcome == Registered::EmailTaken).count(), 19);
+        assert_eq!(bench.store.users(REALM, &UserFilter::All, Page::first(100)).await.unwrap().len(), 1);
+        assert_eq!(bench.store.orgs(REALM, Page::first(100)).await.unwrap().len(), 1);
+        elsewhere.close().await;
+    }
+
+    async fn a_refused_registration_leaves_nothing_behind(bench: Arc<Bench>) {
+        bench.store.register(REALM, &named(account("ann"), "ann")).await.unwrap();
+        let mut same_name = named(account("bob"), "ANN");
+        same_name.session = Some(session(&same_name, T0));
+        assert_eq!(bench.store.register(REALM, &same_name).await.unwrap(), Registered::UsernameTaken);
+        let both = named(account("ann"), "ann");
+        assert_eq!(bench.store.register(REALM, &both).await.unwrap(), Registered::EmailTaken);
+
+        assert_eq!(bench.store.orgs(REALM, Page::first(100)).await.unwrap().len(), 1);
+        assert_eq!(bench.store.account(REALM, same_name.user.id).await.unwrap(), None);
+        assert_eq!(bench.store.session(REALM, same_name.session.unwrap().id).await.unwrap(), None);
+        assert!(bench.store.credentials(REALM, "bob@example.com").await.unwrap().is_none(), "the address stays free");
+        let again = named(account("bob"), "bob");
+        assert_eq!(bench.store.register(REALM, &again).await.unwrap(), Registered::Done);
+    }
+
+    async fn nobody_signs_in_with_what_is_anothers_name(bench: Arc<Bench>) {
+        bench.registered("ann").await;
+        // Somebody's address as one's sign-in name, and somebody's sign-in name as one's address.
+        let squatter = named(account("eve"), "ann@example.com");
+        assert_eq!(bench.store.register(REALM, &squatter).await.unwrap(), Registered::UsernameTaken);
+        bench.store.register(REALM, &named(account("bob"), "carl@example.com")).await.unwrap();
+        assert_eq!(bench.store.register(REALM, &account("carl")).await.unwrap(), Registered::EmailTaken);
+        // One's own address as one's sign-in name harms nobody.
+        let own = named(account("dan"), "dan@example.com");
+        assert_eq!(bench.store.register(REALM, &own).await.unwrap(), Registered::Done);
+    }
+
+    async fn registrations_that_want_each_others_names_do_not_deadlock(bench: Arc<Bench>) {
+        for round in 0..20 {
+            let (a, b) = (format!("a{round}@example.com"), format!("b{round}@example.com"));
+            let crossed = |name: String, other: String| {
+                let store = bench.store.clone();
+                tokio::spawn(async move { store.register(REALM, &named(account(&name), &other)).await })
+            };
+            let one = crossed(format!("a{round}"), b);
+            let two = crossed(format!("b{round}"), a);
+            let outcomes = [one.await.unwrap().unwrap(), two.await.unwrap().unwrap()];
+            assert_eq!(outcomes.iter().filter(|outcome| **outcome == Registered::Done).count(), 1, "{outcomes:?}");
+        }
+    }
+
+    async fn a_password_is_changed_by_exactly_one_of_those_who_saw_the_old_one(bench: Arc<Bench>) {
+        let new = bench.registered("ann").await;
+        let later = T0.plus(Duration::from_secs(5));
+        let all: Vec<_> = (0..8)
+            .map(|n| {
+                let (store, id, old) = (bench.store.clone(), new.user.id, new.password_hash.clone());
+                let next = Secret::new(format!("$argon2id$new{n}"));
+                tokio::spawn(async move {
+                    store.set_password_hash(REALM, id, &old, &next, later).await.unwrap().then_some(next)
+                })
+            })
+            .collect();
+        let mut winners = Vec::new();
+        for one in all {
+            winners.extend(one.await.unwrap());
+        }
+        let now = bench.store.credentials(REALM, &new.email_norm).await.unwrap().unwrap();
+        assert_eq!(winners, [now.password_hash.clone()]);
+        assert_eq!(now.account.user.updated_at, later);
+
+        let other = Secret::new("$argon2id$x".into());
+        assert!(!bench.store.set_password_hash(REALM, new.user.id, &other, &other, later).await.unwrap());
+        assert!(!bench.store.set_password_hash("other", new.user.id, &now.password_hash, &other, later).await.unwrap());
+        assert!(!bench.store.set_password_hash(REALM, new_user_id(), &other, &other, later).await.unwrap());
+        assert_eq!(bench.store.change_head().await.unwrap(), 1, "only the one that was made is announced");
+    }
+
+    async fn a_nul_is_refused_when_kept_and_finds_nobody_when_looked_up(bench: Arc<Bench>) {
+        let spoiled: [fn(&mut NewAccount); 4] = [
+            |new| new.user.name = Some("a\0".into()),
+            |new| new.user.email = "a\0@b.example".into(),
+            |new| new.org.name = "\0".into(),
+            |new| new.email_norm = "a\0@b.example".into(),
+        ];
+        for spoil in spoiled {
+            let mut new = account("ann");
+            spoil(&mut new);
+            assert!(matches!(bench.store.register(REALM, &new).await, Err(StoreError::Unstorable { .. })));
+        }
+        assert!(bench.store.credentials(REALM, "a\0").await.unwrap().is_none());
+        let all = UserFilter::Name("a\0".into());
+        assert!(bench.store.users(REALM, &all, Page::first(1)).await.unwrap().is_empty());
+    }
+}

@@ -42,7 +42,9 @@ pub enum StoreError {
         head: i64,
     },
     /// A newer Tollgate has been here; this one would not understand its rows.
-    #[error("the database has schema version {found}, this program knows up to {known}: run the newer tollgate, or restore a backup made before the upgrade")]
+    #[error(
+        "the database has schema version {found}, this program knows up to {known}: run the newer tollgate, or restore a backup made before the upgrade"
+    )]
     Newer {
         /// The database's version.
         found: i64,
@@ -146,10 +148,9 @@ impl From<StoreError> for Refusal {
             StoreError::Unstorable { what } => {
                 Problem::InvalidRequest(vec![FieldError::new(what, "must not hold a NUL character")]).into()
             }
-            StoreError::Corrupt { .. }
-            | StoreError::Refused(_)
-            | StoreError::Newer { .. }
-            | StoreError::Url { .. } => Self::internal(error),
+            StoreError::Corrupt { .. } | StoreError::Refused(_) | StoreError::Newer { .. } | StoreError::Url { .. } => {
+                Self::internal(error)
+            }
         }
     }
 }

@@ -68,8 +68,7 @@ impl Store {
             SET last_active_at = CASE WHEN last_active_at > $3 THEN last_active_at ELSE $3 END \
             WHERE realm = $1 AND id = $2 AND revoked_at IS NULL AND ends_at > $3";
         writing!(self, |tx| {
-            let touched =
-                sqlx::query(TOUCH).bind(realm).bind(session.to_text()).bind(now.millis()).execute(tx).await?;
+            let touched = sqlx::query(TOUCH).bind(realm).bind(session.to_text()).bind(now.millis()).execute(tx).await?;
             if touched.rows_affected() == 1 { Step::Keep(true) } else { Step::Undo(false) }
         })
     }
@@ -126,5 +125,109 @@ impl Store {
                 .await?)
         })?;
         Ok(rows.into_iter().map(|stored| stored.0).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::super::tests::{Bench, REALM, T0, on_both, session};
+    use super::*;
+
+    on_both!(
+        a_session_ends_once_and_stays_ended,
+        an_expired_session_is_neither_refreshed_nor_ended,
+        ending_a_users_sessions_spares_the_excepted_one_and_other_users,
+        a_session_that_was_ended_is_not_refreshed_afterwards,
+        activity_is_not_taken_away_by_a_clock_that_stepped_back,
+        more_sessions_than_fit_one_statement_end_together,
+    );
+
+    fn at(secs: u64) -> Timestamp {
+        T0.plus(Duration::from_secs(secs))
+    }
+
+    async fn a_session_ends_once_and_stays_ended(bench: Arc<Bench>) {
+        let ann = bench.registered("ann").await;
+        let one = session(&ann, T0);
+        bench.store.start_session(REALM, &one).await.unwrap();
+        assert!(!bench.store.end_session("other", one.id, at(1)).await.unwrap());
+        assert!(bench.store.session(REALM, one.id).await.unwrap().unwrap().is_live(at(1)));
+
+        assert!(bench.store.end_session(REALM, one.id, at(2)).await.unwrap());
+        assert!(!bench.store.end_session(REALM, one.id, at(3)).await.unwrap());
+        let ended = bench.store.session(REALM, one.id).await.unwrap().unwrap();
+        assert_eq!(ended.revoked_at, Some(at(2)));
+        assert!(!bench.store.refresh_session(REALM, one.id, at(3)).await.unwrap());
+        assert!(bench.store.sessions(REALM, ann.user.id, at(3)).await.unwrap().is_empty());
+    }
+
+    async fn an_expired_session_is_neither_refreshed_nor_ended(bench: Arc<Bench>) {
+        let ann = bench.registered("ann").await;
+        let one = session(&ann, T0);
+        bench.store.start_session(REALM, &one).await.unwrap();
+        let before = one.ends_at.minus(Duration::from_millis(1));
+        assert!(bench.store.refresh_session(REALM, one.id, before).await.unwrap());
+        assert_eq!(bench.store.sessions(REALM, ann.user.id, before).await.unwrap().len(), 1);
+        assert!(!bench.store.refresh_session(REALM, one.id, one.ends_at).await.unwrap());
+        assert!(!bench.store.end_session(REALM, one.id, one.ends_at).await.unwrap());
+        assert!(bench.store.sessions(REALM, ann.user.id, one.ends_at).await.unwrap().is_empty());
+    }
+
+    async fn ending_a_users_sessions_spares_the_excepted_one_and_other_users(bench: Arc<Bench>) {
+        let (ann, bob) = (bench.registered("ann").await, bench.registered("bob").await);
+        let mine: Vec<_> = (0..4).map(|n| session(&ann, at(n))).collect();
+        let theirs = session(&bob, T0);
+        for one in mine.iter().chain([&theirs]) {
+            bench.store.start_session(REALM, one).await.unwrap();
+        }
+        bench.store.end_session(REALM, mine[0].id, at(9)).await.unwrap();
+
+        let ended = bench.store.end_sessions(REALM, ann.user.id, Some(mine[2].id), at(10)).await.unwrap();
+        assert_eq!(ended, [mine[3].id, mine[1].id], "those that were live, newest first");
+        let left = bench.store.sessions(REALM, ann.user.id, at(10)).await.unwrap();
+        assert_eq!(left, [mine[2].clone()]);
+        assert_eq!(bench.store.sessions(REALM, bob.user.id, at(10)).await.unwrap(), [theirs]);
+        let all = bench.store.end_sessions(REALM, ann.user.id, None, at(11)).await.unwrap();
+        assert_eq!(all, [mine[2].id]);
+    }
+
+    async fn a_session_that_was_ended_is_not_refreshed_afterwards(bench: Arc<Bench>) {
+        let ann = bench.registered("ann").await;
+        for _ in 0..10 {
+            let one = session(&ann, T0);
+            bench.store.start_session(REALM, &one).await.unwrap();
+            let (store, id) = (bench.store.clone(), one.id);
+            let refreshing = tokio::spawn(async move {
+                while store.refresh_session(REALM, id, at(1)).await.unwrap() {}
+                store.session(REALM, id).await.unwrap().unwrap().revoked_at
+            });
+            assert!(bench.store.end_session(REALM, one.id, at(2)).await.unwrap());
+            assert!(!bench.store.refresh_session(REALM, one.id, at(1)).await.unwrap());
+            assert_eq!(refreshing.await.unwrap(), Some(at(2)), "a refusal means that it has ended");
+        }
+    }
+
+    async fn activity_is_not_taken_away_by_a_clock_that_stepped_back(bench: Arc<Bench>) {
+        let ann = bench.registered("ann").await;
+        let one = session(&ann, T0);
+        bench.store.start_session(REALM, &one).await.unwrap();
+        for (now, kept) in [(at(9), at(9)), (at(4), at(9)), (at(11), at(11))] {
+            assert!(bench.store.refresh_session(REALM, one.id, now).await.unwrap());
+            assert_eq!(bench.store.session(REALM, one.id).await.unwrap().unwrap().last_active_at, kept);
+        }
+    }
+
+    async fn more_sessions_than_fit_one_statement_end_together(bench: Arc<Bench>) {
+        let ann = bench.registered("ann").await;
+        let count = changes::AT_ONCE + 1;
+        for _ in 0..count {
+            bench.store.start_session(REALM, &session(&ann, T0)).await.unwrap();
+        }
+        assert_eq!(bench.store.end_sessions(REALM, ann.user.id, None, at(1)).await.unwrap().len(), count);
+        let all = bench.store.changes_since(0, u32::MAX).await.unwrap();
+        assert_eq!(all.len(), count);
     }
 }
