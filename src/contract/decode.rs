@@ -4,26 +4,20 @@
 //! twice (two parsers would read two different requests: RFC 8259 section 4), nesting without end. All that is wrong is
 //! told together, each thing by the name that the client gave it. Unknown fields are ignored. Called by `native/` alone.
 
-use std::borrow::Cow;
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::Served;
+use super::json::{parse, shortened};
 use super::slot::{Field, Kind};
 use crate::model::problem::{FieldError, Problem};
 use crate::model::time::Timestamp;
 
 /// Longer bodies are refused unread; a site's own, smaller limit acts before this.
 pub const MAX_BODY: usize = 1024 * 1024;
-/// Deeper bodies are refused; no operation reads deeper than three.
-const MAX_DEPTH: usize = 32;
-/// So much of a client's own key is told back.
-const MAX_NAMED: usize = 64;
 /// Array elements and object entries in one field.
 const MAX_ENTRIES: usize = 256;
 
@@ -169,118 +163,6 @@ fn is_json(content_type: &str) -> bool {
     })
 }
 
-/// One JSON value and nothing after it.
-fn parse(body: &[u8]) -> Result<Value, FieldError> {
-    let wrong = RefCell::new(None);
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let parsed = Strict { depth: 0, wrong: &wrong }
-        .deserialize(&mut deserializer)
-        .and_then(|value| deserializer.end().map(|()| value));
-    parsed.map_err(|error| {
-        wrong.take().unwrap_or_else(|| {
-            let place = format!("is not JSON: line {}, column {}", error.line(), error.column());
-            FieldError::new("", place)
-        })
-    })
-}
-
-/// A [`Value`] whose objects have each key once, nested no deeper than [`MAX_DEPTH`].
-#[derive(Clone, Copy)]
-struct Strict<'w> {
-    depth: usize,
-    /// What was wrong beyond JSON's own grammar, under its path.
-    wrong: &'w RefCell<Option<FieldError>>,
-}
-
-impl Strict<'_> {
-    fn refuse<E: serde::de::Error>(self, field: &str, message: &str) -> E {
-        *self.wrong.borrow_mut() = Some(FieldError::new(shortened(field), message));
-        E::custom(message)
-    }
-
-    /// For one level further down.
-    fn below<E: serde::de::Error>(self) -> Result<Self, E> {
-        if self.depth == MAX_DEPTH {
-            return Err(self.refuse("", "is nested too deeply"));
-        }
-        Ok(Self { depth: self.depth + 1, ..self })
-    }
-
-    /// Puts `key` before the path of what was wrong inside of it.
-    fn under(self, key: &str) {
-        if let Some(error) = self.wrong.borrow_mut().as_mut() {
-            let dot = if error.field.is_empty() { "" } else { "." };
-            error.field = format!("{}{dot}{}", shortened(key), error.field);
-        }
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Strict<'_> {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Strict<'_> {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
-        Ok(text.into())
-    }
-
-    fn visit_string<E>(self, text: String) -> Result<Value, E> {
-        Ok(text.into())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let below = self.below()?;
-        let mut items = Vec::new();
-        while let Some(item) = seq.next_element_seed(below)? {
-            items.push(item);
-        }
-        Ok(Value::Array(items))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let below = self.below()?;
-        let mut object = Map::new();
-        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-            if object.contains_key(&*key) {
-                return Err(self.refuse(&key, "stands more than once"));
-            }
-            let value = map.next_value_seed(below).inspect_err(|_| self.under(&key))?;
-            object.insert(key.into_owned(), value);
-        }
-        Ok(Value::Object(object))
-    }
-}
-
 /// Where inside a field something is wrong (`[2]`, `.server_id`), and what.
 type Wrong = (String, &'static str);
 
@@ -328,10 +210,6 @@ fn string(value: &Value) -> Result<String, &'static str> {
 /// `PostgreSQL` keeps no NUL in a text, and C programs behind us end one there.
 fn clean(text: &str) -> Result<String, &'static str> {
     if text.contains('\0') { Err("must not contain the character U+0000") } else { Ok(text.to_owned()) }
-}
-
-fn shortened(key: &str) -> &str {
-    key.char_indices().nth(MAX_NAMED).map_or(key, |(at, _)| &key[..at])
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 pub mod compile;
 pub mod decode;
 pub mod encode;
+mod json;
 pub mod operation;
 pub mod pattern;
 mod problems;
@@ -19,6 +20,8 @@ mod repair;
 pub mod slot;
 pub mod source;
 pub mod template;
+#[cfg(test)]
+mod tests;
 pub mod wire;
 
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 //!
 //! [`read`] parses a file, lets its caller edit the tree (environment, overrides), and gives the typed
 //! value together with *every* shape error, not only the first: serde stops at one, so what it stumbles
-//! over is noted and taken out ([`super::repair`]), and it is asked again. What it cannot see (names that
+//! over is noted and taken out (`repair`), and it is asked again. What it cannot see (names that
 //! refer to nothing, values out of range) is found later, by whoever compiles the value, and told with
 //! [`Source::error`]. Used for contracts here and for the gateway's own files by `config`.
 

@@ -167,8 +167,8 @@ fn reads(raw: &RawOperation, signature: &Signature, on: &Pattern, report: &mut R
     }
     for parameter in on.parameters() {
         let field = Field::from_name(parameter).filter(|field| takes().any(|taken| taken == *field));
-        if field.is_none_or(|field| field.kind() != Kind::Text) {
-            let fits = takes().filter(|field| field.kind() == Kind::Text).map(Field::name);
+        if !field.is_some_and(fits_path) {
+            let fits = takes().filter(|field| fits_path(*field)).map(Field::name);
             let message = format!("`{}` takes no `{{{parameter}}}` from the path", signature.name);
             report.tell(&raw.on.span(), message, suggest(parameter, fits));
         }
@@ -178,10 +178,17 @@ fn reads(raw: &RawOperation, signature: &Signature, on: &Pattern, report: &mut R
     };
     for missing in signature.required.iter().filter(|field| !has(**field)) {
         let message = format!("`{}` needs `{}`", signature.name, missing.name());
-        let remedy = format!("add `{} = \"<its name in the body>\"` to `reads`", missing.name());
+        let path =
+            if fits_path(*missing) { format!(", or `{{{}}}` to the path", missing.name()) } else { String::new() };
+        let remedy = format!("add `{} = \"<its name in the body>\"` to `reads`{path}", missing.name());
         report.tell(&raw.operation.span(), message, remedy);
     }
     reads
+}
+
+/// A segment of a path is text, and is logged: no password stands there.
+fn fits_path(field: Field) -> bool {
+    field.kind() == Kind::Text && field != Field::Password
 }
 
 /// The body and, for a list, one element of it.
