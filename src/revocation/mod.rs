@@ -51,6 +51,14 @@ impl Epochs {
         self.slots[slot_of(&change.realm, change.changed)].fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Ends every cached fact: the feed cannot tell what changed (it was purged, or the store put back).
+    pub fn forget_everything(&self) {
+        self.global.fetch_add(1, Ordering::SeqCst);
+        for slot in &self.slots {
+            slot.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
     /// How many changes were seen. Read it before a load whose id is not known yet: if it still is the
     /// same after the marks were read, nothing that was loaded changed in between.
     pub fn global(&self) -> u64 {
@@ -130,6 +138,8 @@ mod tests {
         epochs.bump(&Change { realm: Arc::from("r"), changed: mine });
         assert!(!epochs.holds(before) && epochs.holds(beside) && epochs.holds(epochs.mark("r", mine)));
         assert_eq!(epochs.global(), 1);
+        epochs.forget_everything();
+        assert!(!epochs.holds(beside));
     }
 
     #[test]
