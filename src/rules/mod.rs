@@ -1,3 +1,6 @@
 //! Decisions: pure functions of facts and `now`. No I/O, no clock, no randomness, no logging.
 
 pub mod authorize;
+pub mod claims;
+pub mod identity;
+pub mod password;
