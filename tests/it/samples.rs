@@ -11,7 +11,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 /// How long one sample may take: it makes two requests to this machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A language that pages show samples in.
 struct Language {
