@@ -1,1 +1,3 @@
-//! See the crate's map.
+//! Decisions: pure functions of facts and `now`.
+
+pub mod sliding_window;
