@@ -1,8 +1,39 @@
 //! The limiter: strict sliding windows over subjects, in memory or in Redis.
+//!
+//! An admission charges one or several subjects (the organization, the key, the address), each with all of its
+//! windows; all have room and are spent from together, or nothing is. The arithmetic and its proof stand in
+//! [`crate::rules::sliding_window`]; where the counts live is `memory` (and its `table`) or `redis` (and its
+//! script); `ask` turns what they found into a [`Verdict`]. Which windows a request has is its caller's to say.
+//!
+//! `edge::throttle` and the sign-in routes call [`Limiter::admit`]; `app` calls [`Limiter::sweep`] on a timer.
+//!
+//! To add a backend: a file beside `redis`, a variant of [`Backend`], an arm in [`Limiter::admit`], and its row in the
+//! `tests` that every backend passes.
 
+mod ask;
+mod circuit;
+mod memory;
+mod redis;
+mod subject;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Deref;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
+use crate::model::refusal::Refusal;
 use crate::model::secret::Secret;
+use crate::model::time::Now;
+use crate::model::window::Window;
+
+use memory::Memory;
+use redis::Redis;
+
+pub use redis::RedisFailure;
+pub use subject::{Subject, SubjectKind};
 
 /// How limits are kept.
 #[derive(Clone, Debug)]
@@ -39,4 +70,153 @@ pub enum OnFailure {
     Allow,
     /// Refuse everything (503).
     Deny,
+}
+
+/// What one subject is asked to pay in one admission.
+#[derive(Clone, Copy, Debug)]
+pub struct Charge<'a> {
+    /// Who pays.
+    pub subject: Subject,
+    /// From which windows; none: nothing is asked. Windows are told apart by their length alone, so that a subject whose limit
+    /// changes keeps what it has spent.
+    pub windows: &'a [Window],
+    /// How many units; 0 only looks.
+    pub cost: u32,
+}
+
+/// What came of an admission.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Verdict {
+    /// Every window had room and was spent from.
+    Admitted(States),
+    /// Some window had no room, nothing was spent; how long until the same admission fits (more than zero). Where it never
+    /// will, since a cost is above a limit, the window's length.
+    Refused(States, Duration),
+}
+
+/// How one window stands after an admission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowState {
+    /// The place of its charge among those of the admission.
+    pub charge: usize,
+    /// The window.
+    pub window: Window,
+    /// The units left.
+    pub remaining: u32,
+    /// How long until it gives units back, more than zero; where none are spent, until one spent now would come back.
+    pub reset_after: Duration,
+}
+
+/// The windows of an admission, in the order of its charges. Empty where nothing was counted (no windows, or
+/// [`OnFailure::Allow`]).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct States(SmallVec<[WindowState; 4]>);
+
+impl States {
+    /// The window that runs out first: the fewest units left; of several the shortest.
+    pub fn tightest(&self) -> Option<&WindowState> {
+        self.iter().min_by_key(|state| (state.remaining, state.window.length))
+    }
+
+    /// The one of charge `charge` that runs out first.
+    pub fn tightest_of(&self, charge: usize) -> Option<&WindowState> {
+        let own = self.iter().filter(|state| state.charge == charge);
+        own.min_by_key(|state| (state.remaining, state.window.length))
+    }
+}
+
+impl Deref for States {
+    type Target = [WindowState];
+
+    fn deref(&self) -> &[WindowState] {
+        &self.0
+    }
+}
+
+/// Why there is no limiter, or no verdict.
+#[derive(Debug, thiserror::Error)]
+pub enum LimitError {
+    /// The URL is not one of a Redis.
+    #[error("the limiter's URL is not a Redis URL: {0}")]
+    BadUrl(#[source] ::redis::RedisError),
+    /// Redis cannot be asked and the configuration says to refuse.
+    #[error("the limiter cannot decide")]
+    Unavailable(#[source] RedisFailure),
+}
+
+impl From<LimitError> for Refusal {
+    fn from(error: LimitError) -> Self {
+        Self::unavailable(error)
+    }
+}
+
+/// The limiter.
+#[derive(Debug)]
+pub struct Limiter {
+    /// Decides alone, or while Redis is down.
+    memory: Memory,
+    redis: Option<(Redis, OnFailure)>,
+}
+
+impl Limiter {
+    /// A limiter that has counted nothing. Redis is connected to at the first admission: whether it can be
+    /// reached now decides nothing that `on_failure` does not decide later.
+    pub fn new(settings: &Settings) -> Result<Self, LimitError> {
+        let redis = match &settings.backend {
+            Backend::Memory => None,
+            Backend::Redis { url, timeout, on_failure } => {
+                Some((Redis::new(url, *timeout).map_err(LimitError::BadUrl)?, *on_failure))
+            }
+        };
+        Ok(Self { memory: Memory::new(settings.max_subjects), redis })
+    }
+
+    /// Admits all of `charges` or none. In memory this never waits.
+    pub async fn admit(&self, charges: &[Charge<'_>], now: Now) -> Result<Verdict, LimitError> {
+        let asks = ask::flatten(charges);
+        if asks.is_empty() {
+            return Ok(Verdict::Admitted(States::default()));
+        }
+        let Some((redis, on_failure)) = &self.redis else {
+            return Ok(self.memory.admit(charges, asks, now.steady));
+        };
+        // The local counts begin empty when Redis is lost, and Redis does not learn of them: around the moment of its
+        // loss and of its return, each node may admit up to one limit more.
+        match (redis.admit(charges, asks.clone(), now.steady, None).await, on_failure) {
+            (Ok(verdict), _) => Ok(verdict),
+            (Err(_), OnFailure::Local) => Ok(self.memory.admit(charges, asks, now.steady)),
+            (Err(_), OnFailure::Allow) => Ok(Verdict::Admitted(States::default())),
+            (Err(failure), OnFailure::Deny) => Err(LimitError::Unavailable(failure)),
+        }
+    }
+
+    /// Forgets the subjects with everything that counts of them: a sign-in that succeeds clears its failures.
+    pub async fn clear(&self, subjects: &[Subject]) {
+        self.memory.clear(subjects);
+        if let Some((redis, _)) = &self.redis {
+            redis.clear(subjects).await;
+        }
+    }
+
+    /// Forgets the idle subjects of one shard in memory (about 4,000 at most with a million subjects), the next one at each call; how many
+    /// there were. Call it some ten times a second: it holds its thread for less than a millisecond. Redis forgets by itself.
+    pub fn sweep(&self, now: Now) -> usize {
+        self.memory.sweep(now.steady)
+    }
+
+    /// How many subjects are kept in memory.
+    pub fn subjects(&self) -> usize {
+        self.memory.subjects()
+    }
+
+    /// Whether Redis is given up for now and `on_failure` decides.
+    pub fn is_degraded(&self) -> bool {
+        self.redis.as_ref().is_some_and(|(redis, _)| redis.is_down())
+    }
+
+    /// Admissions that asked Redis and got no answer, since the start.
+    pub fn failures(&self) -> u64 {
+        self.redis.as_ref().map_or(0, |(redis, _)| redis.failures())
+    }
 }

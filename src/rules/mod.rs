@@ -4,3 +4,4 @@ pub mod authorize;
 pub mod claims;
 pub mod identity;
 pub mod password;
+pub mod sliding_window;

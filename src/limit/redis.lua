@@ -1,0 +1,111 @@
+-- One admission: every window of every charge is asked, and all are spent from or none is.
+-- The arithmetic is that of src/rules/sliding_window.rs (see there for the proof), on numbers that a double holds exactly.
+--
+-- KEYS      one hash per charge's subject: field t = the latest time decided at, s = the clock's shift,
+--           and for each window length a field of that name: a packed list {bucket, units, bucket, units, ...}, oldest first.
+-- ARGV[1]   the time in milliseconds; '' for this server's clock (anything else is for tests).
+-- ARGV[2..] five numbers for each window: key (from 1), length in ms, limit, demand, 1 if it is to be spent through.
+-- Answers   {1 or 0, wait in ms, used, returns_in, used, returns_in, ...}
+
+local PARTS = 60
+-- Keys outlive what counts in them by this much: PEXPIRE and TIME may read the clock a little apart.
+local SLACK = 1000
+
+local clock
+if ARGV[1] == '' then
+  local time = redis.call('TIME')
+  clock = time[1] * 1000 + math.floor(time[2] / 1000)
+else
+  clock = tonumber(ARGV[1])
+end
+
+-- This clock is the machine's calendar, which may be set back. Time as the windows see it must not: where it would
+-- fall behind the latest that was seen, it goes on from there, shifted by the step. So a step back frees nothing, and
+-- delays what comes back by no more than the time since the subject's last admission.
+local subjects = {}
+for k = 1, #KEYS do
+  local seen = redis.call('HMGET', KEYS[k], 't', 's')
+  local latest, shift = tonumber(seen[1] or 0), tonumber(seen[2] or 0)
+  local now = clock + shift
+  local stepped = now < latest
+  if stepped then
+    shift = latest - clock
+    now = latest
+  end
+  subjects[k] = { now = now, shift = shift, stepped = stepped }
+end
+
+local asks, answer = {}, { 1, 0 }
+local wait = 0
+for at = 2, #ARGV, 5 do
+  local key = tonumber(ARGV[at])
+  local length, limit, demand = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+  local now = subjects[key].now
+  local width = math.max(math.floor(length / PARTS), 1)
+  local packed = redis.call('HGET', KEYS[key], ARGV[at + 1])
+  local slots = packed and cmsgpack.unpack(packed) or {}
+
+  local first, used = 1, 0
+  while first < #slots and (slots[first] + 1) * width + length <= now do
+    first = first + 2
+  end
+  for slot = first, #slots, 2 do
+    used = used + slots[slot + 1]
+  end
+  local hold = length + width - now % width
+  local returns_in = hold
+  if first < #slots then
+    returns_in = (slots[first] + 1) * width + length - now
+  end
+
+  if used + demand > limit then
+    answer[1] = 0
+    local lacks, this = used + demand - limit, length
+    if demand <= limit then
+      for slot = first, #slots, 2 do
+        if lacks <= 0 then break end
+        lacks = lacks - slots[slot + 1]
+        this = (slots[slot] + 1) * width + length - now
+      end
+    end
+    wait = math.max(wait, this)
+  end
+  answer[#answer + 1] = used
+  answer[#answer + 1] = returns_in
+  if ARGV[at + 4] == '1' and demand > 0 then
+    asks[#asks + 1] = {
+      key = key, field = ARGV[at + 1], demand = demand, bucket = math.floor(now / width),
+      slots = slots, first = first, hold = hold,
+    }
+  end
+end
+answer[2] = wait
+
+if answer[1] == 0 then
+  -- A refusal consumes nothing; only a step of the clock is remembered, or time would stand still until it is made up.
+  for k = 1, #KEYS do
+    if subjects[k].stepped then
+      redis.call('HSET', KEYS[k], 't', subjects[k].now, 's', subjects[k].shift)
+    end
+  end
+  return answer
+end
+
+for _, ask in ipairs(asks) do
+  local kept = {}
+  for slot = ask.first, #ask.slots do
+    kept[#kept + 1] = ask.slots[slot]
+  end
+  if #kept > 0 and kept[#kept - 1] == ask.bucket then
+    kept[#kept] = kept[#kept] + ask.demand
+  else
+    kept[#kept + 1] = ask.bucket
+    kept[#kept + 1] = ask.demand
+  end
+  local key, subject = KEYS[ask.key], subjects[ask.key]
+  redis.call('HSET', key, ask.field, cmsgpack.pack(kept), 't', subject.now, 's', subject.shift)
+  if redis.call('PTTL', key) < ask.hold + SLACK then
+    redis.call('PEXPIRE', key, ask.hold + SLACK)
+  end
+end
+return answer

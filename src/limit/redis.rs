@@ -1,0 +1,244 @@
+//! Windows in Redis, shared by a fleet.
+//!
+//! One admission is one call of one script (`redis.lua`), so that it is atomic over all windows of all charges, with
+//! the arithmetic of `sliding_window` and the server's own clock: the nodes' clocks do not matter. What to do when
+//! Redis does not answer is decided by `limit`; that no request waits for a Redis known to be dead is decided here,
+//! by a [`Circuit`].
+//!
+//! Redis has only a calendar clock. Set back, it does no harm (the script shifts it); set forward by more than a window, it forgets
+//! that window. A call whose answer is lost may have been counted: a retry then counts twice, which errs towards refusal.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, RedisError, Script, ScriptInvocation};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use super::ask::{self, Asks};
+use super::circuit::{Circuit, Pass};
+use super::subject::Subject;
+use super::{Charge, Verdict};
+use crate::model::secret::Secret;
+use crate::model::time::Steady;
+
+/// Between two tries of a Redis that failed, beside the time a try takes.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The least time a connection may take to be made, TLS and all, however short an admission has to be.
+const CONNECT: Duration = Duration::from_millis(500);
+/// Commands that may be on their way to the connection at once; the default of 50 makes callers queue outside.
+const PIPELINE: usize = 1024;
+
+/// A Redis that holds windows.
+pub(super) struct Redis {
+    client: Client,
+    script: Script,
+    /// The one connection, which all callers share; none before the first call and after a failure.
+    connection: ArcSwapOption<MultiplexedConnection>,
+    /// Held by whoever makes a new connection, so that a lost one is made again once, not once a request.
+    connecting: Mutex<()>,
+    timeout: Duration,
+    circuit: Circuit,
+    failures: AtomicU64,
+}
+
+/// Why Redis gave no verdict.
+#[derive(Debug, thiserror::Error)]
+pub enum RedisFailure {
+    /// It failed less than a second ago and was not asked.
+    #[error("the limiter's Redis failed a moment ago and was not asked again yet")]
+    Open,
+    /// It did not answer in time.
+    #[error("the limiter's Redis did not answer within {0:?}")]
+    Timeout(Duration),
+    /// It could not be reached or answered with an error.
+    #[error("the limiter's Redis failed")]
+    Failed(#[from] RedisError),
+    /// It answered something that the script never does.
+    #[error("the limiter's Redis answered nonsense")]
+    Nonsense,
+}
+
+impl RedisFailure {
+    /// The connection was gone: Redis itself may be well, and a new connection is worth a try.
+    fn is_lost_connection(&self) -> bool {
+        matches!(self, Self::Failed(error) if error.is_io_error() && !error.is_timeout())
+    }
+}
+
+impl Redis {
+    /// Reads the URL; connects at the first admission.
+    pub fn new(url: &Secret, timeout: Duration) -> Result<Self, RedisError> {
+        Ok(Self {
+            client: Client::open(url.expose())?,
+            script: Script::new(include_str!("redis.lua")),
+            connection: ArcSwapOption::empty(),
+            connecting: Mutex::new(()),
+            timeout,
+            circuit: Circuit::new(timeout + PAUSE),
+            failures: AtomicU64::new(0),
+        })
+    }
+
+    /// Admits all of `charges` or none. `clock` replaces the server's clock in tests.
+    pub async fn admit(
+        &self,
+        charges: &[Charge<'_>],
+        mut asks: Asks,
+        now: Steady,
+        clock: Option<u64>,
+    ) -> Result<Verdict, RedisFailure> {
+        if self.circuit.enter(now) == Pass::Open {
+            return Err(RedisFailure::Open);
+        }
+        match self.ask(&self.invocation(charges, &asks, clock)).await.and_then(|answer| verdict(&mut asks, &answer)) {
+            Ok(verdict) => {
+                if self.circuit.close() {
+                    tracing::info!("the limiter's Redis is back");
+                }
+                Ok(verdict)
+            }
+            Err(failure) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+                if self.circuit.trip(now) {
+                    tracing::warn!(error = %Causes(&failure), "the limiter's Redis failed; the fallback decides");
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Forgets the subjects. While Redis is given up, nothing is done: what counts runs out by itself.
+    pub async fn clear(&self, subjects: &[Subject]) {
+        let Some(connection) = self.connection.load_full().filter(|_| !self.circuit.is_open()) else { return };
+        let mut command = redis::cmd("DEL");
+        for subject in subjects {
+            command.arg(subject.redis_key());
+        }
+        let mut own = MultiplexedConnection::clone(&connection);
+        let done = timeout(self.timeout, command.query_async::<()>(&mut own)).await;
+        if !matches!(done, Ok(Ok(()))) {
+            tracing::warn!("the limiter's Redis did not forget a count; it runs out by itself");
+        }
+    }
+
+    /// Whether Redis is given up for now.
+    pub fn is_down(&self) -> bool {
+        self.circuit.is_open()
+    }
+
+    /// Admissions that asked Redis and got no verdict.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Asks once; on a connection found lost, a second time on a new one. After any failure the connection is
+    /// dropped: one that no longer carries (a failed-over address, a demoted primary) must not be what the next try uses.
+    async fn ask(&self, invocation: &ScriptInvocation<'_>) -> Result<Vec<u64>, RedisFailure> {
+        if let Some(connection) = self.connection.load_full() {
+            match self.run(&connection, invocation).await {
+                Err(failure) => {
+                    self.forget(&connection);
+                    if !failure.is_lost_connection() {
+                        return Err(failure);
+                    }
+                }
+                answer => return answer,
+            }
+        }
+        let connection = self.connect().await?;
+        let answer = self.run(&connection, invocation).await;
+        if answer.is_err() {
+            self.forget(&connection);
+        }
+        answer
+    }
+
+    async fn run(
+        &self,
+        connection: &MultiplexedConnection,
+        invocation: &ScriptInvocation<'_>,
+    ) -> Result<Vec<u64>, RedisFailure> {
+        let mut own = connection.clone();
+        let answer = timeout(self.timeout, invocation.invoke_async(&mut own)).await;
+        Ok(answer.map_err(|_| RedisFailure::Timeout(self.timeout))??)
+    }
+
+    async fn connect(&self) -> Result<Arc<MultiplexedConnection>, RedisFailure> {
+        let waited = timeout(self.timeout, self.connecting.lock()).await;
+        let _turn = waited.map_err(|_| RedisFailure::Timeout(self.timeout))?;
+        if let Some(connection) = self.connection.load_full() {
+            return Ok(connection);
+        }
+        let patience = self.timeout.max(CONNECT);
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(patience))
+            .set_response_timeout(Some(patience))
+            .set_pipeline_buffer_size(PIPELINE);
+        let connected = timeout(patience, self.client.get_multiplexed_async_connection_with_config(&config)).await;
+        let connection = Arc::new(connected.map_err(|_| RedisFailure::Timeout(patience))??);
+        self.connection.store(Some(connection.clone()));
+        Ok(connection)
+    }
+
+    /// Drops `failed`, unless somebody has already put a new connection in its place.
+    fn forget(&self, failed: &Arc<MultiplexedConnection>) {
+        self.connection.compare_and_swap(failed, None);
+    }
+
+    fn invocation(&self, charges: &[Charge<'_>], asks: &Asks, clock: Option<u64>) -> ScriptInvocation<'_> {
+        let mut invocation = self.script.prepare_invoke();
+        for charge in charges {
+            invocation.key(charge.subject.redis_key());
+        }
+        match clock {
+            Some(clock) => invocation.arg(clock),
+            None => invocation.arg(""),
+        };
+        for ask in asks {
+            invocation
+                .arg(ask.charge + 1)
+                .arg(ask.length)
+                .arg(ask.window.limit)
+                .arg(ask.demand)
+                .arg(u8::from(ask.first));
+        }
+        invocation
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the client: its `Debug` is another crate's promise, and its URL holds the password.
+        f.debug_struct("Redis").field("timeout", &self.timeout).field("circuit", &self.circuit).finish_non_exhaustive()
+    }
+}
+
+/// An error with what caused it, in one line.
+struct Causes<'a>(&'a RedisFailure);
+
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            RedisFailure::Failed(error) => write!(f, "{error}"),
+            other => write!(f, "{other}"),
+        }
+    }
+}
+
+/// Reads the script's answer: `admitted, wait, (used, returns_in)…`, one pair for each ask.
+fn verdict(asks: &mut Asks, answer: &[u64]) -> Result<Verdict, RedisFailure> {
+    let [admitted, wait, readings @ ..] = answer else { return Err(RedisFailure::Nonsense) };
+    if readings.len() != 2 * asks.len() {
+        return Err(RedisFailure::Nonsense);
+    }
+    for (ask, reading) in asks.iter_mut().zip(readings.chunks_exact(2)) {
+        ask.reading.used = reading[0];
+        ask.reading.returns_in = reading[1];
+    }
+    Ok(if *admitted == 1 { ask::admitted(asks) } else { ask::refused(asks, *wait) })
+}

@@ -1,0 +1,1 @@
+//! A Redis that is away, silent or back.
