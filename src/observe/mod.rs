@@ -1,5 +1,7 @@
 //! Seen from outside: metrics, logs, the audit trail.
 
+pub mod metrics;
+
 use std::path::PathBuf;
 
 /// How logs are written.
