@@ -1,4 +1,16 @@
 //! Seen from outside: metrics, logs, the audit trail.
+//!
+//! Everyone may count and log; nobody here decides anything. [`metrics::Metrics`] and [`log::Logs`] are made
+//! by `app` and handed down: there is no global but `tracing`'s own.
+
+pub mod access;
+pub mod audit;
+pub mod log;
+mod mask;
+pub mod metrics;
+mod sink;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 

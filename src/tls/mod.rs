@@ -1,6 +1,31 @@
 //! Certificates: which one answers for which name, and the development authority.
+//!
+//! [`server_config`] turns [`Settings`] into what the https listener needs. The [`Certificates`] in it can
+//! be reloaded while connections are open: handshakes that begin afterwards see the new ones. What is
+//! wrong with a file is a [`TlsError`] at load, and a refused reload keeps what is served.
+
+pub mod development;
+mod disk;
+mod error;
+mod load;
+mod resolver;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+
+use crate::model::time::Timestamp;
+
+pub use error::TlsError;
+pub use resolver::Expiry;
 
 /// The certificates of the https listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,4 +48,62 @@ pub struct CertificateFiles {
     pub certificate: PathBuf,
     /// PEM, PKCS#8, PKCS#1 or SEC 1.
     pub key: PathBuf,
+}
+
+/// The certificates being served.
+#[derive(Debug)]
+pub struct Certificates {
+    provider: Arc<CryptoProvider>,
+    current: ArcSwap<resolver::Set>,
+}
+
+impl Certificates {
+    /// Reads the certificates again (for development: renews them if that is due). Until all of them are
+    /// good, those from before are served.
+    pub fn reload(&self, settings: &Settings, now: Timestamp) -> Result<(), TlsError> {
+        self.current.store(Arc::new(read(settings, &self.provider, now)?));
+        Ok(())
+    }
+
+    /// When each certificate ends, for metrics and for whoever renews them.
+    pub fn expiries(&self) -> Vec<Expiry> {
+        self.current.load().expiries().to_vec()
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.current.load().choose(hello.server_name(), hello.signature_schemes())
+    }
+}
+
+/// What the https listener needs: TLS 1.3 and 1.2, `h2` and `http/1.1`, session tickets, no early data
+/// (it can be replayed, RFC 8446 section 8), and the certificates to choose from.
+///
+/// The cryptography is passed explicitly: nothing depends on a process-wide default.
+pub fn server_config(settings: &Settings, now: Timestamp) -> Result<(ServerConfig, Arc<Certificates>), TlsError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let current = ArcSwap::from_pointee(read(settings, &provider, now)?);
+    let certificates = Arc::new(Certificates { provider: provider.clone(), current });
+    let library = |source| TlsError::Library { source };
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13, &TLS12])
+        .map_err(library)?
+        .with_no_client_auth()
+        .with_cert_resolver(certificates.clone());
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.ticketer = aws_lc_rs::Ticketer::new().map_err(library)?;
+    Ok((config, certificates))
+}
+
+fn read(settings: &Settings, provider: &Arc<CryptoProvider>, now: Timestamp) -> Result<resolver::Set, TlsError> {
+    let loaded = match settings {
+        Settings::Files(files) => {
+            files.iter().map(|files| load::pair(files, provider, now)).collect::<Result<Vec<_>, _>>()?
+        }
+        Settings::Development { directory, names } => {
+            vec![load::pair(&development::ensure(directory, names, provider, now)?, provider, now)?]
+        }
+    };
+    resolver::Set::new(&loaded).ok_or(TlsError::NoneConfigured)
 }

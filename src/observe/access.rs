@@ -1,0 +1,157 @@
+//! One line a request.
+//!
+//! The names are fixed and every one stands in every JSON line (`null` where there is nothing to say), so
+//! that a line can be read without guessing. There is no field for a header, a body or a query: what must
+//! not be logged has no place to stand.
+
+use std::error::Error;
+use std::fmt::{self, Display, Write};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::ser::{Serialize, SerializeStruct, Serializer};
+
+use super::mask;
+use super::metrics::labels::TlsVersion;
+use crate::model::id::{KeyId, OrgId, SessionId, UserId};
+use crate::model::problem::ProblemKind;
+use crate::model::refusal::Fault;
+use crate::model::time::Timestamp;
+
+/// A request that is over.
+#[derive(Clone, Copy, Debug)]
+pub struct AccessLine<'a> {
+    /// When its head had arrived.
+    pub time: Timestamp,
+    /// Its id: what `X-Request-Id` says to the client and the backend.
+    pub request_id: &'a str,
+    /// The site, by its configured name; `None` for a host that is not served.
+    pub site: Option<&'a str>,
+    /// The client, as the trusted proxies tell it.
+    pub client: IpAddr,
+    /// Its method.
+    pub method: &'a str,
+    /// Its path; a query is cut off here too.
+    pub path: &'a str,
+    /// The route or native operation that took it, by its configured text.
+    pub route: Option<&'a str>,
+    /// The answer's status.
+    pub status: u16,
+    /// Why it was refused.
+    pub problem: Option<ProblemKind>,
+    /// Who asked.
+    pub user: Option<UserId>,
+    /// Their organization.
+    pub org: Option<OrgId>,
+    /// The API key they used.
+    pub key: Option<KeyId>,
+    /// The session they used.
+    pub session: Option<SessionId>,
+    /// How they proved who they are, in the words of the identity header.
+    pub auth: Option<&'a str>,
+    /// Until the answer's last byte.
+    pub took: Duration,
+    /// Bytes of the request's body.
+    pub received: u64,
+    /// Bytes of the answer's body.
+    pub sent: u64,
+    /// The upstream it was passed on to, by its configured name.
+    pub upstream: Option<&'a str>,
+    /// The connection's TLS version; `None` without TLS.
+    pub tls: Option<TlsVersion>,
+    /// The protocol TLS agreed on.
+    pub alpn: Option<&'a str>,
+    /// What went wrong on our side.
+    pub fault: Option<&'a Fault>,
+}
+
+impl Serialize for AccessLine<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut line = serializer.serialize_struct("access", 22)?;
+        line.serialize_field("time", &self.time.to_rfc3339())?;
+        line.serialize_field("kind", "access")?;
+        line.serialize_field("request_id", &*mask::cut(self.request_id, 128))?;
+        line.serialize_field("site", &self.site)?;
+        line.serialize_field("client", &Shown(self.client))?;
+        line.serialize_field("method", &*mask::cut(self.method, 32))?;
+        line.serialize_field("path", &*mask::path(self.path))?;
+        line.serialize_field("route", &self.route)?;
+        line.serialize_field("status", &self.status)?;
+        line.serialize_field("problem", &self.problem.map(ProblemKind::name))?;
+        line.serialize_field("user", &self.user.map(|id| Shown(id.uuid().simple())))?;
+        line.serialize_field("org", &self.org.map(|id| Shown(id.uuid().simple())))?;
+        line.serialize_field("key", &self.key.map(|id| Shown(id.uuid().simple())))?;
+        line.serialize_field("session", &self.session.map(|id| Shown(id.uuid().simple())))?;
+        line.serialize_field("auth", &self.auth)?;
+        line.serialize_field("duration_ms", &millis(self.took))?;
+        line.serialize_field("received_bytes", &self.received)?;
+        line.serialize_field("sent_bytes", &self.sent)?;
+        line.serialize_field("upstream", &self.upstream)?;
+        line.serialize_field("tls", &self.tls.map(TlsVersion::name))?;
+        line.serialize_field("alpn", &self.alpn.map(|alpn| mask::cut(alpn, 32)))?;
+        line.serialize_field("fault", &self.fault.map(|fault| told(fault)))?;
+        line.end()
+    }
+}
+
+impl Display for AccessLine<'_> {
+    /// For a person: what was asked and what became of it first, then what there is to say.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.time.to_rfc3339())?;
+        write!(f, "{} {} {}", self.status, mask::cut(self.method, 32), mask::path(self.path))?;
+        write!(f, " {}ms client={}", millis(self.took), self.client)?;
+        let ids = [
+            ("user", self.user.map(UserId::uuid)),
+            ("org", self.org.map(OrgId::uuid)),
+            ("key", self.key.map(KeyId::uuid)),
+            ("session", self.session.map(SessionId::uuid)),
+        ];
+        let names = [
+            ("site", self.site),
+            ("route", self.route),
+            ("upstream", self.upstream),
+            ("problem", self.problem.map(ProblemKind::name)),
+        ];
+        for (name, text) in names.iter().filter_map(|(name, text)| Some((name, (*text)?))) {
+            write!(f, " {name}={text:?}")?;
+        }
+        for (name, id) in ids.iter().filter_map(|(name, id)| Some((name, (*id)?))) {
+            write!(f, " {name}={}", id.simple())?;
+        }
+        if let Some(fault) = self.fault {
+            write!(f, " fault={:?}", told(fault))?;
+        }
+        write!(f, " id={}", mask::cut(self.request_id, 128))
+    }
+}
+
+/// A value that serializes as it displays.
+struct Shown<T>(T);
+
+impl<T: Display> Serialize for Shown<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// Milliseconds to the microsecond.
+fn millis(took: Duration) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "exact for 285 years of microseconds")]
+    let micros = took.as_micros() as f64;
+    micros / 1000.0
+}
+
+/// An error with its causes, on one line, with what looks like a credential starred out.
+pub(super) fn told(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        // Many errors repeat their cause in their own text.
+        if !text.contains(&said) {
+            let _ = write!(text, ": {said}");
+        }
+        cause = error.source();
+    }
+    mask::cut(&mask::scrub(&text), 1024).into_owned()
+}

@@ -1,0 +1,305 @@
+//! What metrics are labelled with: closed sets, so that no client can make a new series.
+//!
+//! The other labels are configured names (sites, upstreams, certificates). To add a value: a variant.
+
+macro_rules! labels {
+    ($($(#[$doc:meta])* $type:ident { $($(#[$each:meta])* $variant:ident = $name:literal,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $type { $($(#[$each])* $variant,)* }
+
+        impl $type {
+            /// Every value, in declaration order: `ALL[value as usize] == value`.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// The label's text.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+        }
+    )*};
+}
+
+labels! {
+    /// Which door a connection came in by.
+    Listener {
+        /// TLS, for clients.
+        Https = "https",
+        /// Plain, for clients.
+        Http = "http",
+        /// The operator's.
+        Admin = "admin",
+    }
+
+    /// A request's method; what a client invents is `other`.
+    MethodClass {
+        /// GET
+        Get = "GET",
+        /// HEAD
+        Head = "HEAD",
+        /// POST
+        Post = "POST",
+        /// PUT
+        Put = "PUT",
+        /// PATCH
+        Patch = "PATCH",
+        /// DELETE
+        Delete = "DELETE",
+        /// OPTIONS
+        Options = "OPTIONS",
+        /// Any other.
+        Other = "other",
+    }
+
+    /// An answer's status by its first digit.
+    StatusClass {
+        /// 1xx: an upgrade.
+        Informational = "1xx",
+        /// 2xx
+        Success = "2xx",
+        /// 3xx
+        Redirection = "3xx",
+        /// 4xx
+        ClientError = "4xx",
+        /// 5xx
+        ServerError = "5xx",
+    }
+
+    /// What a window is kept for.
+    LimitKind {
+        /// An organization, by its plan.
+        Organization = "organization",
+        /// A user without one.
+        User = "user",
+        /// An API key.
+        Key = "key",
+        /// A client address.
+        Address = "address",
+        /// A name somebody tries to sign in with.
+        Name = "name",
+        /// A route, per organization.
+        Route = "route",
+    }
+
+    /// A cache.
+    Cache {
+        /// Verified tokens.
+        Tokens = "tokens",
+        /// Users with their organizations.
+        Accounts = "accounts",
+        /// Sessions.
+        Sessions = "sessions",
+        /// API keys.
+        Keys = "keys",
+        /// Signed identity assertions.
+        Assertions = "assertions",
+    }
+
+    /// What the store was asked.
+    StoreOperation {
+        /// Whether it answers at all.
+        Ping = "ping",
+        /// Make an account.
+        Register = "register",
+        /// Find an account with its password hash.
+        Credentials = "credentials",
+        /// Read a user with their organization.
+        Account = "account",
+        /// Read an organization.
+        Organization = "organization",
+        /// Replace a password hash.
+        SetPasswordHash = "set_password_hash",
+        /// Start a session.
+        StartSession = "start_session",
+        /// Read a session.
+        Session = "session",
+        /// List a user's sessions.
+        Sessions = "sessions",
+        /// Renew a session.
+        RefreshSession = "refresh_session",
+        /// End one session.
+        EndSession = "end_session",
+        /// End a user's sessions.
+        EndSessions = "end_sessions",
+        /// Make an API key.
+        CreateKey = "create_key",
+        /// Find an API key by its hash.
+        KeyByHash = "key_by_hash",
+        /// Read an API key.
+        Key = "key",
+        /// List API keys.
+        Keys = "keys",
+        /// Replace an API key.
+        RotateKey = "rotate_key",
+        /// Revoke an API key.
+        RevokeKey = "revoke_key",
+        /// Note when keys were last used.
+        TouchKeys = "touch_keys",
+        /// List users.
+        Users = "users",
+        /// List organizations.
+        Organizations = "organizations",
+        /// Set a user's role.
+        SetRole = "set_role",
+        /// Set an organization's plan.
+        SetPlan = "set_plan",
+        /// Set an organization's own limits.
+        SetLimits = "set_limits",
+        /// Disable or enable a user or an organization.
+        SetDisabled = "set_disabled",
+        /// Read the feed of changes.
+        Changes = "changes",
+        /// Delete what is past.
+        Purge = "purge",
+        /// Create or migrate the tables.
+        Migrate = "migrate",
+    }
+
+    /// How the store answered.
+    StoreOutcome {
+        /// It did (also: no such row).
+        Ok = "ok",
+        /// It could not be reached, was locked, or is full.
+        Unavailable = "unavailable",
+        /// It answered something that should not be.
+        Failed = "failed",
+    }
+
+    /// How a request to a backend ended.
+    UpstreamOutcome {
+        /// Answered 1xx: an upgrade.
+        Informational = "1xx",
+        /// Answered 2xx.
+        Success = "2xx",
+        /// Answered 3xx.
+        Redirection = "3xx",
+        /// Answered 4xx.
+        ClientError = "4xx",
+        /// Answered 5xx.
+        ServerError = "5xx",
+        /// No connection.
+        Connect = "connect_failed",
+        /// Connected, no answer in time.
+        Timeout = "timeout",
+        /// The connection broke before the answer.
+        Closed = "closed",
+        /// What came back is not HTTP.
+        Protocol = "protocol_error",
+        /// Every connection it may have is busy.
+        Exhausted = "exhausted",
+        /// The client went away, or its body failed.
+        Cancelled = "cancelled",
+    }
+
+    /// A TLS version.
+    TlsVersion {
+        /// TLS 1.2
+        V12 = "1.2",
+        /// TLS 1.3
+        V13 = "1.3",
+        /// The handshake ended before one was chosen.
+        Undecided = "none",
+    }
+
+    /// How a TLS handshake ended.
+    Handshake {
+        /// A new session.
+        Full = "full",
+        /// An earlier session went on.
+        Resumed = "resumed",
+        /// Refused by either side.
+        Failed = "failed",
+        /// Not finished in time.
+        TimedOut = "timed_out",
+    }
+
+    /// Where a change of facts came from.
+    ChangeSource {
+        /// This process committed it.
+        Local = "local",
+        /// Another process did; the feed told.
+        Feed = "feed",
+    }
+
+    /// Which log a line was meant for.
+    LogStream {
+        /// The log with its access lines.
+        Log = "log",
+        /// The audit trail's own file.
+        Audit = "audit",
+    }
+}
+
+impl MethodClass {
+    /// The class of `method`.
+    pub fn of(method: &http::Method) -> Self {
+        Self::ALL.iter().copied().find(|class| class.name() == method.as_str()).unwrap_or(Self::Other)
+    }
+}
+
+impl StatusClass {
+    /// The class of `status`; what is no status at all counts as the server's fault.
+    pub const fn of(status: u16) -> Self {
+        match status {
+            100..200 => Self::Informational,
+            200..300 => Self::Success,
+            300..400 => Self::Redirection,
+            400..500 => Self::ClientError,
+            _ => Self::ServerError,
+        }
+    }
+}
+
+impl UpstreamOutcome {
+    /// The outcome of an answer with `status`.
+    pub const fn answered(status: u16) -> Self {
+        match StatusClass::of(status) {
+            StatusClass::Informational => Self::Informational,
+            StatusClass::Success => Self::Success,
+            StatusClass::Redirection => Self::Redirection,
+            StatusClass::ClientError => Self::ClientError,
+            StatusClass::ServerError => Self::ServerError,
+        }
+    }
+}
+
+impl TlsVersion {
+    /// The version rustls negotiated.
+    pub const fn of(version: Option<rustls::ProtocolVersion>) -> Self {
+        match version {
+            Some(rustls::ProtocolVersion::TLSv1_2) => Self::V12,
+            Some(rustls::ProtocolVersion::TLSv1_3) => Self::V13,
+            _ => Self::Undecided,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_stands_at_its_own_index() {
+        for (at, operation) in StoreOperation::ALL.iter().enumerate() {
+            assert_eq!(*operation as usize, at);
+        }
+        for (at, class) in MethodClass::ALL.iter().enumerate() {
+            assert_eq!(*class as usize, at);
+        }
+    }
+
+    #[test]
+    fn an_invented_method_is_other_and_a_known_one_is_itself() {
+        assert_eq!(MethodClass::of(&http::Method::PATCH), MethodClass::Patch);
+        for invented in ["PATCHY", "get", "other", "X"] {
+            assert_eq!(MethodClass::of(&http::Method::from_bytes(invented.as_bytes()).unwrap()), MethodClass::Other);
+        }
+    }
+
+    #[test]
+    fn statuses_fall_in_their_hundred() {
+        let class = |status| StatusClass::of(status).name();
+        assert_eq!([class(101), class(200), class(299), class(304), class(429)], ["1xx", "2xx", "2xx", "3xx", "4xx"]);
+        assert_eq!([class(503), class(0), class(600)], ["5xx", "5xx", "5xx"]);
+    }
+}

@@ -1,0 +1,209 @@
+//! What is counted of the backends: requests by upstream, connections by endpoint.
+//!
+//! Two of them, because they live differently: an upstream belongs to a site of the snapshot, while an
+//! endpoint's pool is shared by every upstream that names it and outlives reloads.
+
+use std::time::Duration;
+
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+
+use super::labels::UpstreamOutcome;
+use super::{Held, Make, Metrics};
+
+/// The families that upstreams and endpoints have children of.
+#[derive(Debug)]
+pub(super) struct Families {
+    requests: IntCounterVec,
+    durations: HistogramVec,
+    in_flight: IntGaugeVec,
+    retries: IntCounterVec,
+    connections: IntGaugeVec,
+    connects: IntCounterVec,
+    up: IntGaugeVec,
+}
+
+impl Families {
+    pub(super) fn new(make: &Make<'_>) -> Self {
+        let upstream = ["site", "upstream"];
+        let buckets =
+            [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+        Self {
+            requests: make.counters(
+                "upstream_requests_total",
+                "Requests to backends ended.",
+                &["site", "upstream", "outcome"],
+            ),
+            durations: make.histograms(
+                "upstream_request_duration_seconds",
+                "From taking a connection to the head of the backend's answer, or to the failure.",
+                &upstream,
+                &buckets,
+            ),
+            in_flight: make.gauges("upstream_requests_in_flight", "Requests waiting for a backend.", &upstream),
+            retries: make.counters(
+                "upstream_retries_total",
+                "Requests sent again because a kept connection had closed before taking them.",
+                &upstream,
+            ),
+            connections: make.gauges("upstream_connections", "Connections to a server.", &["endpoint", "state"]),
+            connects: make.counters(
+                "upstream_connects_total",
+                "Connections tried to a server.",
+                &["endpoint", "outcome"],
+            ),
+            up: make.gauges("upstream_endpoint_up", "1 while a server is given requests.", &["endpoint"]),
+        }
+    }
+}
+
+/// One upstream's counters, looked up once when a snapshot is loaded. The same names give the same counters.
+#[derive(Clone, Debug)]
+pub struct UpstreamMetrics {
+    requests: Vec<IntCounter>,
+    durations: Histogram,
+    in_flight: IntGauge,
+    retries: IntCounter,
+}
+
+impl UpstreamMetrics {
+    /// The counters of `upstream` of `site`, both as the configuration names them.
+    pub fn new(metrics: &Metrics, site: &str, upstream: &str) -> Self {
+        let families = &metrics.upstreams;
+        Self {
+            requests: UpstreamOutcome::ALL
+                .iter()
+                .map(|outcome| families.requests.with_label_values(&[site, upstream, outcome.name()]))
+                .collect(),
+            durations: families.durations.with_label_values(&[site, upstream]),
+            in_flight: families.in_flight.with_label_values(&[site, upstream]),
+            retries: families.retries.with_label_values(&[site, upstream]),
+        }
+    }
+
+    /// Counts a request as in flight while the answer is held.
+    pub fn started(&self) -> Held {
+        Held::new(&self.in_flight)
+    }
+
+    /// Counts a request that ended as `outcome` after `took`.
+    pub fn finished(&self, outcome: UpstreamOutcome, took: Duration) {
+        self.requests[outcome as usize].inc();
+        self.durations.observe(took.as_secs_f64());
+    }
+
+    /// Counts a request that was sent again on a fresh connection.
+    pub fn retried(&self) {
+        self.retries.inc();
+    }
+}
+
+/// One server's counters.
+#[derive(Clone, Debug)]
+pub struct EndpointMetrics {
+    open: IntGauge,
+    idle: IntGauge,
+    connected: IntCounter,
+    failed: IntCounter,
+    up: IntGauge,
+}
+
+impl EndpointMetrics {
+    /// The counters of the server `endpoint` (`http://host:port`); a name or password in it is not shown.
+    pub fn new(metrics: &Metrics, endpoint: &str) -> Self {
+        let families = &metrics.upstreams;
+        let endpoint = shown(endpoint);
+        let endpoint = endpoint.as_str();
+        let up = families.up.with_label_values(&[endpoint]);
+        up.set(1);
+        Self {
+            open: families.connections.with_label_values(&[endpoint, "open"]),
+            idle: families.connections.with_label_values(&[endpoint, "idle"]),
+            connected: families.connects.with_label_values(&[endpoint, "ok"]),
+            failed: families.connects.with_label_values(&[endpoint, "failed"]),
+            up,
+        }
+    }
+
+    /// Counts a connection that was made, and counts it open while the answer is held.
+    pub fn connected(&self) -> Held {
+        self.connected.inc();
+        Held::new(&self.open)
+    }
+
+    /// Counts a connection that could not be made.
+    pub fn failed(&self) {
+        self.failed.inc();
+    }
+
+    /// Counts a connection as idle while the answer is held: it is among the open ones too.
+    pub fn idle(&self) -> Held {
+        Held::new(&self.idle)
+    }
+
+    /// States whether the server is given requests.
+    pub fn up(&self, up: bool) {
+        self.up.set(i64::from(up));
+    }
+
+    /// Removes the series of a server that no configuration names any more.
+    pub fn forget(metrics: &Metrics, endpoint: &str) {
+        let families = &metrics.upstreams;
+        let endpoint = shown(endpoint);
+        // Removing what was never there is no error worth telling.
+        for state in ["open", "idle"] {
+            let _ = families.connections.remove_label_values(&[endpoint.as_str(), state]);
+        }
+        for outcome in ["ok", "failed"] {
+            let _ = families.connects.remove_label_values(&[endpoint.as_str(), outcome]);
+        }
+        let _ = families.up.remove_label_values(&[endpoint.as_str()]);
+    }
+}
+
+fn shown(endpoint: &str) -> String {
+    let (scheme, authority) = endpoint.split_once("://").map_or(("", endpoint), |(scheme, rest)| (scheme, rest));
+    let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    if scheme.is_empty() { authority.to_owned() } else { format!("{scheme}://{authority}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::time::Timestamp;
+
+    #[test]
+    fn requests_are_counted_by_upstream_and_outcome() {
+        let metrics = Metrics::new(Timestamp::from_secs(0));
+        let upstream = UpstreamMetrics::new(&metrics, "vantage", "app");
+        let held = upstream.started();
+        upstream.finished(UpstreamOutcome::answered(404), Duration::from_millis(7));
+        upstream.finished(UpstreamOutcome::Timeout, Duration::from_secs(30));
+        let text = metrics.text();
+        let series = |outcome: &str, count: u8| {
+            format!(
+                "tollgate_upstream_requests_total{{outcome=\"{outcome}\",site=\"vantage\",upstream=\"app\"}} {count}\n"
+            )
+        };
+        assert!(text.contains(&series("4xx", 1)) && text.contains(&series("timeout", 1)));
+        assert!(text.contains(&series("5xx", 0)));
+        assert!(text.contains("tollgate_upstream_requests_in_flight{site=\"vantage\",upstream=\"app\"} 1\n"));
+        drop(held);
+    }
+
+    #[test]
+    fn an_endpoint_shows_its_connections_and_never_its_password() {
+        let metrics = Metrics::new(Timestamp::from_secs(0));
+        let endpoint = EndpointMetrics::new(&metrics, "http://me:hunter2@10.0.0.1:9000");
+        let open = endpoint.connected();
+        let idle = endpoint.idle();
+        endpoint.up(false);
+        let text = metrics.text();
+        assert!(!text.contains("hunter2"));
+        assert!(text.contains("tollgate_upstream_connections{endpoint=\"http://10.0.0.1:9000\",state=\"open\"} 1\n"));
+        assert!(text.contains("tollgate_upstream_connections{endpoint=\"http://10.0.0.1:9000\",state=\"idle\"} 1\n"));
+        assert!(text.contains("tollgate_upstream_endpoint_up{endpoint=\"http://10.0.0.1:9000\"} 0\n"));
+        drop((open, idle));
+        EndpointMetrics::forget(&metrics, "http://me:hunter2@10.0.0.1:9000");
+        assert!(!metrics.text().contains("10.0.0.1"));
+    }
+}
