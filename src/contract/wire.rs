@@ -344,7 +344,7 @@ fn permission(raw: &Spanned<String>, on: &Pattern, report: &mut Report<'_>) -> O
     // Filled in, it must be a permission that a key or a role can hold: exact, not a family.
     let exact = |text: &str| Permission::parse(text).is_ok() && !text.ends_with('*');
     match parsed {
-        Some(pattern) if pattern.fill(|_| Some("x")).is_some_and(|text| exact(&text)) => Some(pattern),
+        Some(pattern) if exact(&pattern.fill(|_| Some("x"))) => Some(pattern),
         _ => {
             report.tell(&raw.span(), format!("`{}` is not a permission that can be asked", raw.get_ref()), remedy);
             None

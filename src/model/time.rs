@@ -73,24 +73,24 @@ fn millis_of(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Steady time: milliseconds since this process's clock was made. Never steps back; what limits use.
+/// Steady time since this process's clock was made, to the microsecond. Never steps back; what limits and durations use.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct Steady(u64);
 
 impl Steady {
     /// From milliseconds since the clock's origin.
     pub const fn from_millis(millis: u64) -> Self {
-        Self(millis)
+        Self(millis.saturating_mul(1000))
     }
 
-    /// Milliseconds since the clock's origin.
+    /// Whole milliseconds since the clock's origin.
     pub const fn millis(self) -> u64 {
-        self.0
+        self.0 / 1000
     }
 
     /// How long since `earlier`; zero when it is not earlier.
     pub const fn since(self, earlier: Self) -> Duration {
-        Duration::from_millis(self.0.saturating_sub(earlier.0))
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
 }
 
@@ -133,7 +133,7 @@ impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "one of the two real clocks")]
     fn now(&self) -> Now {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        let steady = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let steady = u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX);
         Now { wall: Timestamp(millis_of(wall)), steady: Steady(steady) }
     }
 }
@@ -148,13 +148,13 @@ pub struct TestClock {
 impl TestClock {
     /// A clock that shows `wall` and an arbitrary, non-zero steady time.
     pub fn at(wall: Timestamp) -> Self {
-        Self { wall: AtomicI64::new(wall.0), steady: AtomicU64::new(10_000_000) }
+        Self { wall: AtomicI64::new(wall.0), steady: AtomicU64::new(10_000_000_000) }
     }
 
     /// Moves both clocks forward.
     pub fn advance(&self, by: Duration) {
         self.wall.fetch_add(millis_of(by), Ordering::SeqCst);
-        self.steady.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
+        self.steady.fetch_add(u64::try_from(by.as_micros()).unwrap_or(u64::MAX), Ordering::SeqCst);
     }
 
     /// Sets the calendar alone, as an administrator or NTP would: it may step back.
