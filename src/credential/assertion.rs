@@ -21,7 +21,7 @@ use super::SiteCredentials;
 use super::keys::{self, SignError, Stamp};
 
 /// How long an assertion counts.
-const LIFETIME: Duration = Duration::from_secs(60);
+const LIFETIME: Duration = Duration::from_mins(1);
 /// How long it is handed out.
 const REUSE: Duration = Duration::from_secs(30);
 

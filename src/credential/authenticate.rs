@@ -213,16 +213,15 @@ impl Authenticator {
     ) -> Result<Principal, Refusal> {
         let realm = site.realm();
         let remembered = self.tokens.key(&digest);
-        let hash = match remembered {
-            Some(hash) => hash,
-            None => {
-                // What cannot be a key costs no hash and no look-up.
-                if !contract.keys.as_ref().is_some_and(|rules| api_key::is_shaped(&rules.prefix, text)) {
-                    return Err(Problem::InvalidToken.into());
-                }
-                self.verifications.fetch_add(1, Ordering::Relaxed);
-                site.key_hash(text)
+        let hash = if let Some(hash) = remembered {
+            hash
+        } else {
+            // What cannot be a key costs no hash and no look-up.
+            if !contract.keys.as_ref().is_some_and(|rules| api_key::is_shaped(&rules.prefix, text)) {
+                return Err(Problem::InvalidToken.into());
             }
+            self.verifications.fetch_add(1, Ordering::Relaxed);
+            site.key_hash(text)
         };
         let Some(fact) = self.key(realm, hash, now.steady).await? else {
             return Err(Problem::InvalidToken.into());

@@ -56,11 +56,6 @@ impl TokenCache {
         self.entries.insert(digest, Known::Key(hash));
     }
 
-    /// Forgets a credential that will not count again.
-    pub fn forget(&self, digest: &CredentialDigest) {
-        self.entries.remove(digest);
-    }
-
     /// How many are remembered.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quick_cache::sync::{Cache, DefaultLifecycle, PlaceholderGuard};
-use quick_cache::{DefaultHashBuilder, UnitWeighter};
+use quick_cache::{DefaultHashBuilder, Equivalent, UnitWeighter};
 
 use crate::model::refusal::Refusal;
 use crate::model::time::Steady;
@@ -32,6 +32,17 @@ pub struct Facts<K, T> {
 type Key<K> = (Arc<str>, K);
 type Guard<'a, K, T> =
     PlaceholderGuard<'a, Key<K>, Entry<T>, UnitWeighter, DefaultHashBuilder, DefaultLifecycle<Key<K>, Entry<T>>>;
+
+/// A [`Key`] for looking: every request would otherwise count one more owner of the realm's name and
+/// one less, in memory that all workers share. Hashes as the owned tuple does.
+#[derive(Hash)]
+struct Borrowed<'a, K>(&'a str, K);
+
+impl<K: Eq> Equivalent<Key<K>> for Borrowed<'_, K> {
+    fn equivalent(&self, key: &Key<K>) -> bool {
+        self.1 == key.1 && *self.0 == *key.0
+    }
+}
 
 /// A fact as the store had it, with the marks of what it depends on, read before the load.
 #[derive(Debug)]
@@ -82,8 +93,8 @@ impl<K: Copy + Eq + Hash, T> Facts<K, T> {
     }
 
     /// The fact, if it is remembered and still true.
-    pub fn known(&self, realm: &Arc<str>, id: K, epochs: &Epochs, now: Steady) -> Option<Arc<T>> {
-        let entry = self.entries.get(&(Arc::clone(realm), id))?;
+    pub fn known(&self, realm: &str, id: K, epochs: &Epochs, now: Steady) -> Option<Arc<T>> {
+        let entry = self.entries.get(&Borrowed(realm, id))?;
         let counts = self.counts(&entry, epochs, now);
         match entry.found {
             Found::Fact(fact) if counts => Some(fact),

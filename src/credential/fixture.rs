@@ -30,7 +30,7 @@ pub fn cache_settings() -> CacheSettings {
     CacheSettings {
         tokens: 1000,
         facts: 1000,
-        max_stale: Duration::from_secs(300),
+        max_stale: Duration::from_mins(5),
         password_workers: 2,
         password_queue: 8,
     }
@@ -72,10 +72,7 @@ pub fn contract() -> Contract {
     Contract {
         name: "acme".into(),
         ids: IdStyles { user: prefixed("user_"), org: prefixed("org_"), key: prefixed("key_"), session: IdStyle::Uuid },
-        tokens: TokenRules {
-            access_ttl: Duration::from_secs(3600),
-            session_lifetime: Duration::from_secs(30 * 86_400),
-        },
+        tokens: TokenRules { access_ttl: Duration::from_hours(1), session_lifetime: Duration::from_hours(720) },
         keys: Some(KeyRules {
             prefix: "acme_".into(),
             expires_after: None,
@@ -131,7 +128,7 @@ pub fn session(entropy: &TestEntropy, account: &Account, now: Timestamp) -> Sess
         org_id: account.org.id,
         created_at: now,
         last_active_at: now,
-        ends_at: now.plus(Duration::from_secs(30 * 86_400)),
+        ends_at: now.plus(Duration::from_hours(720)),
         revoked_at: None,
         address: None,
         device: serde_json::Value::Null,

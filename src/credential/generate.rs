@@ -20,7 +20,7 @@ pub enum KeyKind {
     Rsa2048,
     /// For ES256.
     Es256,
-    /// For EdDSA.
+    /// For `EdDSA`.
     Ed25519,
 }
 

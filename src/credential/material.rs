@@ -41,6 +41,8 @@ const SAMPLES: &[&str] = &[
     "insert-secret",
 ];
 
+const SHORT_RSA: &str = "an RSA key needs 2,048 bits";
+
 /// Why a shared secret is too weak to keep, or `None`. `least` is its least length in bytes.
 pub fn weak_secret(secret: &str, least: usize) -> Option<String> {
     let lower = secret.to_ascii_lowercase();
@@ -106,6 +108,13 @@ fn rsa(text: &str) -> Result<Halves, KeyFault> {
     let key = DecodingKey::from_rsa_pem(pem).map_err(unreadable)?;
     let parsed = RsaPublicKey::from_der(key.try_get_as_bytes().map_err(unreadable)?).map_err(rejected)?;
     let public = RsaPublicKeyComponents::<Vec<u8>>::from(&parsed);
+    // aws-lc weighs private keys when it reads them, public ones only when it verifies.
+    let unused = public.n.first().map_or(0, |byte| byte.leading_zeros() as usize);
+    match public.n.len() * 8 - unused {
+        0..2048 => return Err(KeyFault::Weak(SHORT_RSA.into())),
+        2048..=8192 => {}
+        _ => return Err(KeyFault::NotAKey("an RSA key has at most 8,192 bits".into())),
+    }
     Ok(Halves { signs: None, verifies: DecodingKey::from_rsa_raw_components(&public.n, &public.e) })
 }
 
@@ -153,13 +162,14 @@ fn on_curve(key: &DecodingKey, algorithm: &'static dyn VerificationAlgorithm) ->
     ParsedPublicKey::new(algorithm, bytes).map(drop).map_err(rejected)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "made for `map_err`")]
 fn unreadable(error: jsonwebtoken::errors::Error) -> KeyFault {
     KeyFault::NotAKey(error.to_string())
 }
 
 fn rejected(error: aws_lc_rs::error::KeyRejected) -> KeyFault {
     match error.description_() {
-        "TooSmall" => KeyFault::Weak("an RSA key needs 2,048 bits".into()),
+        "TooSmall" => KeyFault::Weak(SHORT_RSA.into()),
         other => KeyFault::NotAKey(other.into()),
     }
 }

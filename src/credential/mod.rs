@@ -27,6 +27,8 @@ pub mod material;
 pub mod password;
 pub mod presented;
 pub mod site;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -7,6 +7,7 @@ pub const MAX_BYTES: usize = 1024;
 
 /// What a product demands of a new password, beyond [`MAX_BYTES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "four independent demands, each named as in contracts")]
 pub struct Demands {
     /// The fewest characters.
     pub min_length: usize,

@@ -320,7 +320,7 @@ mod tests {
             winners.extend(one.await.unwrap());
         }
         let now = bench.store.credentials(REALM, &new.email_norm).await.unwrap().unwrap();
-        assert_eq!(winners, [now.password_hash.clone()]);
+        assert_eq!(winners.iter().collect::<Vec<_>>(), [&now.password_hash]);
         assert_eq!(now.account.user.updated_at, later);
 
         let other = Secret::new("$argon2id$x".into());

@@ -23,6 +23,14 @@ const BATCHES: usize = 100;
 
 pub(super) const RAISE: &str = "UPDATE feed SET head = head + $1 WHERE id = 1 RETURNING head";
 
+pub(super) const OLDEST: &str = "SELECT seq, at FROM changes ORDER BY seq LIMIT $1";
+
+pub(super) const EXPIRED: &str = "DELETE FROM sessions WHERE (realm, id) IN \
+    (SELECT realm, id FROM sessions WHERE ends_at < $1 ORDER BY ends_at LIMIT $2)";
+
+pub(super) const REVOKED: &str = "DELETE FROM sessions WHERE (realm, id) IN \
+    (SELECT realm, id FROM sessions WHERE revoked_at IS NOT NULL AND revoked_at < $1 ORDER BY revoked_at LIMIT $2)";
+
 /// Appends changes in a transaction that is open and holds the feed's lock.
 macro_rules! append {
     ($db:ident, $tx:expr, $realm:expr, $changed:expr, $now:expr) => {{
@@ -106,7 +114,6 @@ impl Store {
 
     /// Only from the feed's start up to the first change that stays, whatever times clocks gave: the rest has no gap.
     async fn purge_changes(&self, before: Timestamp) -> Result<u64, StoreError> {
-        const OLDEST: &str = "SELECT seq, at FROM changes ORDER BY seq LIMIT $1";
         writing!(self, |tx| {
             let oldest: Vec<(i64, i64)> = sqlx::query_as(OLDEST).bind(BATCH).fetch_all(&mut *tx).await?;
             match oldest.iter().take_while(|(_, at)| *at < before.millis()).last() {
@@ -120,10 +127,6 @@ impl Store {
     }
 
     async fn purge_sessions(&self, before: Timestamp) -> Result<u64, StoreError> {
-        const EXPIRED: &str = "DELETE FROM sessions WHERE (realm, id) IN \
-            (SELECT realm, id FROM sessions WHERE ends_at < $1 ORDER BY ends_at LIMIT $2)";
-        const REVOKED: &str = "DELETE FROM sessions WHERE (realm, id) IN \
-            (SELECT realm, id FROM sessions WHERE revoked_at IS NOT NULL AND revoked_at < $1 ORDER BY revoked_at LIMIT $2)";
         writing!(self, |tx| {
             let mut gone = 0;
             for sql in [EXPIRED, REVOKED] {

@@ -150,7 +150,7 @@ pub(super) fn patience(settings: &Settings) -> Duration {
 }
 
 /// How long opening and migrating may take: an index over a large table is built once in a while.
-const OPENING: Duration = Duration::from_secs(300);
+const OPENING: Duration = Duration::from_mins(5);
 
 /// A PostgreSQL connection that rested for less than this is used without asking whether it still lives.
 const FRESH: Duration = Duration::from_secs(1);

@@ -44,6 +44,9 @@ pub(super) const OF_USER: &str = concat!(
       ORDER BY id DESC LIMIT $4"
 );
 
+pub(super) const END_ALL: &str = "UPDATE sessions SET revoked_at = $4 \
+    WHERE realm = $1 AND user_id = $2 AND id <> $3 AND revoked_at IS NULL AND ends_at > $4 RETURNING id";
+
 impl Store {
     /// Keeps a new session.
     pub async fn start_session(&self, realm: &str, session: &Session) -> Result<(), StoreError> {
@@ -92,11 +95,9 @@ impl Store {
         except: Option<SessionId>,
         now: Timestamp,
     ) -> Result<Vec<SessionId>, StoreError> {
-        const END: &str = "UPDATE sessions SET revoked_at = $4 \
-            WHERE realm = $1 AND user_id = $2 AND id <> $3 AND revoked_at IS NULL AND ends_at > $4 RETURNING id";
         let except = except.map(SessionId::to_text).unwrap_or_default();
         changing!(self, realm, now, |tx| {
-            let ids: Vec<String> = sqlx::query_scalar(END)
+            let ids: Vec<String> = sqlx::query_scalar(END_ALL)
                 .bind(realm)
                 .bind(user.to_text())
                 .bind(&except)

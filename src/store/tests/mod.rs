@@ -30,7 +30,7 @@ pub(super) const T0: Timestamp = Timestamp::from_secs(1_800_000_000);
 /// The realm they play in.
 pub(super) const REALM: &str = "shop";
 
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 /// Names the tests of claims `async fn claim(bench: Arc<Bench>)`, one for each database.
 macro_rules! on_both {
