@@ -3,5 +3,7 @@
 pub mod authorize;
 pub mod claims;
 pub mod identity;
+pub mod network;
 pub mod password;
+pub mod path;
 pub mod sliding_window;

@@ -1,0 +1,255 @@
+//! The one body type: of requests to backends and of answers to clients, streamed, never collected.
+//!
+//! A frame is read only when the other side takes it, so a slow reader slows the writer and memory stays
+//! constant. An end that was not the real end is always an error, never a clean end: hyper then breaks
+//! the connection off, which is the only way HTTP/1.1 has to say so.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::hygiene;
+use super::lease::Lease;
+use super::progress::{Phase, Stall, Upload};
+use crate::model::problem::Problem;
+
+/// A body on its way through.
+#[derive(Default)]
+pub enum Body {
+    /// Nothing.
+    #[default]
+    Empty,
+    /// Bytes of our own.
+    Full(Bytes),
+    /// What a client sends.
+    Client(ClientBody),
+    /// What a backend answers; holds its connection until the end was read.
+    Upstream(UpstreamBody),
+}
+
+/// Why a body ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The client sent more than the route takes.
+    #[error("the request body is longer than allowed")]
+    TooLarge,
+    /// The client stopped sending.
+    #[error("the client sent nothing for too long")]
+    ClientStalled,
+    /// The client's connection or stream broke.
+    #[error("the client's body broke off")]
+    ClientLost(#[source] hyper::Error),
+    /// The backend stopped sending.
+    #[error("the backend sent nothing for too long")]
+    BackendStalled,
+    /// The backend's answer broke off or was no longer HTTP.
+    #[error("the backend's answer broke off")]
+    BackendLost(#[source] hyper::Error),
+    /// The backend's answer ended before the length it announced.
+    #[error("the backend's answer is shorter than announced")]
+    Truncated,
+}
+
+impl Body {
+    /// The body of a client's request: at most `max` bytes, with a byte at least every `idle`. Trailers are
+    /// left out (RFC 9110 section 6.5.1 allows it): no backend should learn from a trailer who is asking.
+    pub fn client(incoming: Incoming, max: u64, idle: Duration) -> Result<Self, Problem> {
+        if incoming.size_hint().lower() > max {
+            return Err(Problem::PayloadTooLarge);
+        }
+        if incoming.is_end_stream() {
+            return Ok(Self::Empty);
+        }
+        Ok(Self::Client(ClientBody { incoming, left: max, stall: Stall::new(idle), upload: None }))
+    }
+
+    /// From here on the body reports how far it has come; `None` when there is nothing to stream.
+    pub(super) fn watch(&mut self) -> Option<Arc<Upload>> {
+        let Self::Client(body) = self else { return None };
+        Some(Arc::clone(body.upload.get_or_insert_with(Upload::begin)))
+    }
+
+    pub(super) fn upstream(incoming: Incoming, lease: Lease, idle: Duration, upload: Option<Arc<Upload>>) -> Self {
+        if incoming.is_end_stream() {
+            lease.finish();
+            return Self::Empty;
+        }
+        Self::Upstream(UpstreamBody { incoming, lease: Some(lease), stall: Stall::new(idle), upload })
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        if bytes.is_empty() { Self::Empty } else { Self::Full(bytes) }
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Bytes::from(bytes).into()
+    }
+}
+
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Self {
+        Bytes::from_static(text.as_bytes()).into()
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "Body::Empty",
+            Self::Full(_) => "Body::Full",
+            Self::Client(_) => "Body::Client",
+            Self::Upstream(_) => "Body::Upstream",
+        })
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let body = self.get_mut();
+        match body {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *body = Self::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Self::Client(client) => client.poll(cx),
+            Self::Upstream(upstream) => upstream.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(_) => false,
+            Self::Client(client) => client.incoming.is_end_stream(),
+            Self::Upstream(upstream) => upstream.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Client(client) => client.incoming.size_hint(),
+            Self::Upstream(upstream) => upstream.incoming.size_hint(),
+        }
+    }
+}
+
+/// What a client sends.
+pub struct ClientBody {
+    incoming: Incoming,
+    left: u64,
+    stall: Stall,
+    upload: Option<Arc<Upload>>,
+}
+
+impl ClientBody {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(BodyError::ClientLost(error)))),
+            Poll::Ready(None) => {
+                self.note(Phase::Done);
+                return Poll::Ready(None);
+            }
+            Poll::Pending => {
+                self.note(Phase::Waiting);
+                return self.stall.poll(cx).map(|()| Some(Err(BodyError::ClientStalled)));
+            }
+        };
+        self.stall.moved();
+        // A trailer section is the end of the body and the only frame beside data.
+        let Ok(data) = frame.into_data() else {
+            self.note(Phase::Done);
+            return Poll::Ready(None);
+        };
+        match self.left.checked_sub(data.len() as u64) {
+            Some(left) => self.left = left,
+            None => return Poll::Ready(Some(Err(BodyError::TooLarge))),
+        }
+        self.note(if self.incoming.is_end_stream() { Phase::Done } else { Phase::Sending });
+        Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+
+    fn note(&self, phase: Phase) {
+        if let Some(upload) = &self.upload {
+            upload.note(phase);
+        }
+    }
+}
+
+impl Drop for ClientBody {
+    fn drop(&mut self) {
+        self.note(Phase::Done);
+    }
+}
+
+/// What a backend answers.
+pub struct UpstreamBody {
+    incoming: Incoming,
+    /// Given back when the end was read; dropped before that, it closes the backend's connection.
+    lease: Option<Lease>,
+    stall: Stall,
+    /// The request's body, which may still be on its way: a byte of either counts.
+    upload: Option<Arc<Upload>>,
+}
+
+impl UpstreamBody {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(Some(Err(error))) => return self.fail(BodyError::BackendLost(error)),
+            // hyper reports a short body itself; this holds even if it should once not.
+            Poll::Ready(None) if self.incoming.size_hint().lower() > 0 => return self.fail(BodyError::Truncated),
+            Poll::Ready(None) => {
+                self.finish();
+                return Poll::Ready(None);
+            }
+            Poll::Pending => return self.wait(cx),
+        };
+        self.stall.moved();
+        if let Some(trailers) = frame.trailers_mut() {
+            hygiene::clean_trailers(trailers);
+            self.finish();
+        } else if self.incoming.is_end_stream() {
+            self.finish();
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        while self.stall.poll(cx).is_ready() {
+            if !self.upload.as_ref().is_some_and(|upload| upload.is_moving(self.stall.limit())) {
+                return self.fail(BodyError::BackendStalled);
+            }
+            self.stall.moved();
+        }
+        Poll::Pending
+    }
+
+    fn finish(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.finish();
+        }
+    }
+
+    fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.lease = None;
+        Poll::Ready(Some(Err(error)))
+    }
+}

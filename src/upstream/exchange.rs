@@ -1,0 +1,84 @@
+//! One request and the head of its answer, on one connection.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONNECTION, HeaderName};
+use http::{Method, Request, Response, Version};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::body::Body;
+use super::endpoint::Live;
+use super::error::SendError;
+use super::hygiene::tokens;
+use super::progress::{Patience, Upload, Verdict};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// An exchange that came to nothing.
+pub(super) struct Lost {
+    pub(super) error: SendError,
+    /// The request, where not a byte of it was written.
+    pub(super) unsent: Option<Request<Body>>,
+}
+
+/// Sends and waits for the head of the answer. On an error, or when dropped, the caller drops `live` too.
+pub(super) async fn exchange(
+    live: &mut Live,
+    request: Request<Body>,
+    upload: Option<&Arc<Upload>>,
+    patience: Patience,
+) -> Result<Response<Incoming>, Lost> {
+    let mut answer = pin!(live.sender.try_send_request(request));
+    let first = if upload.is_some() { patience.response.min(patience.idle) } else { patience.response };
+    let mut alarm = pin!(tokio::time::sleep(first));
+    let error = loop {
+        tokio::select! {
+            biased;
+            answer = &mut answer => return answer.map_err(|mut error| Lost {
+                unsent: error.take_message(),
+                error: error.into_error().into(),
+            }),
+            () = &mut alarm => {}
+        }
+        match upload.map_or(Verdict::Unanswered, |upload| upload.verdict(patience, Instant::now())) {
+            Verdict::Until(when) => alarm.as_mut().reset(when),
+            Verdict::Stalled => break SendError::IdleTimeout,
+            Verdict::Unanswered => break SendError::ResponseTimeout,
+        }
+    };
+    Err(Lost { error, unsent: None })
+}
+
+/// A second copy of a request that may be sent twice: a method that changes nothing by being repeated
+/// (RFC 9110 section 9.2.2) and no body that would be used up.
+pub(super) fn spare(request: &Request<Body>) -> Option<Request<Body>> {
+    let repeatable =
+        matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE);
+    if !repeatable || !matches!(request.body(), Body::Empty) {
+        return None;
+    }
+    let mut copy = Request::new(Body::Empty);
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    copy.headers_mut().clone_from(request.headers());
+    Some(copy)
+}
+
+/// How long the connection may stay idle after this answer; `None`: it may not be used again.
+pub(super) fn lifetime(answer: &Response<Incoming>, most: Duration) -> Option<Duration> {
+    // On a connection that has answered in HTTP/1.0, hyper would leave out the body of any request whose
+    // length is not known.
+    let closes = tokens(answer.headers(), &CONNECTION).any(|token| token.eq_ignore_ascii_case(b"close"));
+    if answer.version() != Version::HTTP_11 || closes {
+        return None;
+    }
+    let mut hints = tokens(answer.headers(), &KEEP_ALIVE).filter_map(|hint| {
+        let (name, value) = str::from_utf8(hint).ok()?.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("timeout").then(|| value.trim().parse::<u64>().ok())?
+    });
+    // A second early, so that we let go before the backend does.
+    hints.next().map_or(Some(most), |secs| secs.checked_sub(1).map(|secs| most.min(Duration::from_secs(secs))))
+}

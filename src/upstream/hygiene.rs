@@ -1,0 +1,354 @@
+//! What crosses the gateway in a header, and what does not.
+//!
+//! Three moments, each a function, called in this order: [`Reserved::strip`] by the edge when a request
+//! arrives, before anything reads its headers and on public routes too; [`forward`] by the edge when it
+//! leaves, after which the gateway adds its own identity headers, so that nothing a client wrote can
+//! name, double or delete one; `clean_response` by [`super::Pools`] on the way back. What frames a
+//! message is [`super::framing`]'s.
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{StatusCode, Version, response};
+use smallvec::SmallVec;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// The names under which the gateway tells backends who is asking. Nobody else may use them.
+#[derive(Clone, Debug)]
+pub struct Reserved {
+    names: Vec<HeaderName>,
+    /// Bit `n`: some name is `n` bytes long (63: or longer). Spares most headers the comparison.
+    lengths: u64,
+}
+
+impl Reserved {
+    /// The set of `names`.
+    pub fn new<'a>(names: impl IntoIterator<Item = &'a HeaderName>) -> Self {
+        let names: Vec<HeaderName> = names.into_iter().cloned().collect();
+        let lengths = names.iter().fold(0, |lengths, name| lengths | length_bit(name));
+        Self { names, lengths }
+    }
+
+    /// Removes every header that says, or that a backend could read as saying, what only the gateway says.
+    ///
+    /// Backends that put headers into variables (CGI, WSGI, Rack, PHP) fold `-`, `_` and other characters
+    /// into one, so `X_User_Id` is `X-User-Id` to them (CVE-2025-64484, CVE-2026-33433). As nginx does by
+    /// default, names of anything but letters, digits and hyphens are dropped; then one spelling is left.
+    pub fn strip(&self, headers: &mut HeaderMap) {
+        remove(headers, |name| {
+            !name.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+                || (self.lengths & length_bit(name) != 0 && self.names.contains(name))
+        });
+    }
+}
+
+fn length_bit(name: &HeaderName) -> u64 {
+    1 << name.as_str().len().min(63)
+}
+
+/// The scheme the client used: what a trusted proxy says if it says one thing, else this connection's own.
+pub fn client_scheme(headers: &HeaderMap, peer_is_trusted: bool, tls: bool) -> &'static str {
+    let mut said = headers.get_all(X_FORWARDED_PROTO).iter();
+    match (said.next().map(HeaderValue::as_bytes), said.next()) {
+        (Some(b"https"), None) if peer_is_trusted => "https",
+        (Some(b"http"), None) if peer_is_trusted => "http",
+        _ if tls => "https",
+        _ => "http",
+    }
+}
+
+/// What the backend is told about the way a request came.
+#[derive(Clone, Debug)]
+pub struct Came {
+    /// The client's address, as [`crate::rules::network::client_address`] found it.
+    pub from: HeaderValue,
+    /// `http` or `https`, as [`client_scheme`] found it.
+    pub scheme: HeaderValue,
+    /// The host the site was chosen by.
+    pub host: HeaderValue,
+}
+
+/// Readies a client's headers for a backend: everything that was meant for us alone goes, and everything
+/// that says where the request came from or where it should go is the gateway's own word.
+///
+/// Add the identity headers after this: what the client's `Connection` names is deleted here
+/// (CVE-2024-45410, CVE-2026-29054).
+pub fn forward(headers: &mut HeaderMap, came: &Came) {
+    let trailers_welcome = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case(b"trailers"));
+    remove_named_by_connection(headers);
+    remove(headers, |name| is_hop_by_hop(name.as_str()) || is_routing_hint(name.as_str()));
+    if trailers_welcome {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+    headers.insert(HOST, came.host.clone());
+    headers.insert(X_FORWARDED_HOST, came.host.clone());
+    headers.insert(X_FORWARDED_FOR, came.from.clone());
+    headers.insert(X_FORWARDED_PROTO, came.scheme.clone());
+}
+
+/// Readies a backend's answer for a client, or says why it cannot be believed.
+pub(super) fn clean_response(response: &mut response::Parts) -> Result<(), &'static str> {
+    let headers = &mut response.headers;
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            return Err("a transfer coding other than `chunked`");
+        }
+        if headers.contains_key(CONTENT_LENGTH) {
+            return Err("Transfer-Encoding beside a Content-Length");
+        }
+    }
+    // hyper has refused lengths that differ; "5, 5" and two lines of 5 become one.
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next() {
+        let bytes = length.as_bytes();
+        if lengths.next().is_some() || bytes.contains(&b',') {
+            let first = bytes.split(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
+            let first = HeaderValue::from_bytes(first).map_err(|_| "a malformed Content-Length")?;
+            headers.insert(CONTENT_LENGTH, first);
+        }
+    }
+    if response.status == StatusCode::NO_CONTENT {
+        headers.remove(CONTENT_LENGTH);
+    }
+    remove_named_by_connection(headers);
+    // `Trailer` stays: it announces what the client may read after the body.
+    remove(headers, |name| is_hop_by_hop(name.as_str()) && name != http::header::TRAILER);
+    response.version = Version::HTTP_11;
+    Ok(())
+}
+
+/// Removes from a trailer section what may only stand in a head (RFC 9110 section 6.5.1).
+pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
+    remove(trailers, |name| is_hop_by_hop(name.as_str()) || *name == CONTENT_LENGTH || *name == HOST);
+}
+
+/// Fields about one connection only (RFC 9110 section 7.6.1 and the older ones); `Expect` is answered by
+/// our own server, and `Trailer` goes since client trailers are never forwarded.
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "expect"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// Fields by which some backends learn the client's address, or act on another host, path or method than
+/// the request line's, the one that was decided on. From a client they are lies, and a proxy before us
+/// has had its say by now.
+fn is_routing_hint(name: &str) -> bool {
+    name.starts_with("x-forwarded")
+        || name.starts_with("x-original-")
+        || name.starts_with("x-envoy-")
+        || matches!(
+            name,
+            "cf-connecting-ip"
+                | "client-ip"
+                | "fastly-client-ip"
+                | "forwarded"
+                | "true-client-ip"
+                | "x-client-ip"
+                | "x-cluster-client-ip"
+                | "x-host"
+                | "x-http-method"
+                | "x-http-method-override"
+                | "x-method-override"
+                | "x-real-ip"
+                | "x-rewrite-url"
+        )
+}
+
+fn remove_named_by_connection(headers: &mut HeaderMap) {
+    let lines: SmallVec<[HeaderValue; 2]> = headers.get_all(CONNECTION).iter().cloned().collect();
+    for name in lines.iter().flat_map(split) {
+        if let Ok(name) = str::from_utf8(name) {
+            headers.remove(name);
+        }
+    }
+}
+
+/// The comma-separated tokens of all lines of `name`: a rule that reads one line is a rule that is talked past.
+pub(super) fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    headers.get_all(name).iter().flat_map(split)
+}
+
+fn split(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
+}
+
+fn remove(headers: &mut HeaderMap, doomed: impl Fn(&HeaderName) -> bool) {
+    let names: SmallVec<[HeaderName; 8]> = headers.keys().filter(|name| doomed(name)).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+/// Whether a head asks for, or agrees to, a protocol of this name and no other.
+pub(super) fn upgrades_to(headers: &HeaderMap, protocol: &[u8]) -> bool {
+    let mut offers = tokens(headers, &UPGRADE);
+    offers.next().is_some_and(|offer| offer.eq_ignore_ascii_case(protocol))
+        && offers.next().is_none()
+        && tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case(b"upgrade"))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Response;
+
+    use super::*;
+
+    fn head(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    fn came() -> Came {
+        Came {
+            from: HeaderValue::from_static("203.0.113.9"),
+            scheme: HeaderValue::from_static("https"),
+            host: HeaderValue::from_static("api.example.com"),
+        }
+    }
+
+    fn reserved() -> Reserved {
+        Reserved::new([&HeaderName::from_static("x-user-id"), &HeaderName::from_static("x-org-id")])
+    }
+
+    #[test]
+    fn no_spelling_of_an_identity_header_gets_in() {
+        let mut headers = head(&[
+            ("X-User-Id", "a"),
+            ("x-user-id", ""),
+            ("X_USER_ID", "b"),
+            ("x-user_id", "c"),
+            ("X.User.Id", "d"),
+            ("X-Org-Id", "e"),
+            ("X-User-Idx", "honest"),
+            ("Accept", "*/*"),
+        ]);
+        reserved().strip(&mut headers);
+        assert_eq!(headers, head(&[("x-user-idx", "honest"), ("accept", "*/*")]));
+    }
+
+    #[test]
+    fn connection_deletes_what_the_client_sent_and_nothing_of_ours() {
+        let mut headers = head(&[
+            ("Connection", "close, X-Custom"),
+            ("connection", "x-user-id , X-Forwarded-For,host,, b@d name"),
+            ("X-Custom", "1"),
+            ("X-Kept", "2"),
+            ("Host", "elsewhere"),
+        ]);
+        forward(&mut headers, &came());
+        headers.insert("x-user-id", HeaderValue::from_static("user_1"));
+        assert_eq!(
+            headers,
+            head(&[
+                ("x-kept", "2"),
+                ("host", "api.example.com"),
+                ("x-forwarded-host", "api.example.com"),
+                ("x-forwarded-for", "203.0.113.9"),
+                ("x-forwarded-proto", "https"),
+                ("x-user-id", "user_1"),
+            ])
+        );
+    }
+
+    #[test]
+    fn what_a_client_says_of_its_way_here_changes_nothing() {
+        let mut lies = head(&[
+            ("X-Forwarded-For", "127.0.0.1"),
+            ("X-Forwarded-For", "10.0.0.1"),
+            ("X-Forwarded-Proto", "http"),
+            ("X-Forwarded-Host", "evil"),
+            ("X-Forwarded-Port", "1"),
+            ("X-Forwarded-Uri", "/public"),
+            ("X-Forwarded-Prefix", "/x"),
+            ("X-Forwarded-Server", "x"),
+            ("Forwarded", "for=127.0.0.1"),
+            ("X-Real-IP", "127.0.0.1"),
+            ("X-Original-URL", "/admin"),
+            ("X-Rewrite-URL", "/admin"),
+            ("x-envoy-original-path", "/admin"),
+            ("X-HTTP-Method-Override", "DELETE"),
+            ("Proxy-Authorization", "Basic eA=="),
+            ("Upgrade", "h2c"),
+            ("HTTP2-Settings", "AAMAAABk"),
+            ("Connection", "Upgrade, HTTP2-Settings"),
+            ("TE", "gzip"),
+            ("Trailer", "X-User-Id"),
+        ]);
+        let mut honest = HeaderMap::new();
+        forward(&mut lies, &came());
+        forward(&mut honest, &came());
+        assert_eq!(lies, honest);
+        assert_eq!(honest.len(), 4);
+    }
+
+    #[test]
+    fn only_a_trusted_peer_says_which_scheme_the_client_used() {
+        let said = head(&[("x-forwarded-proto", "https")]);
+        assert_eq!(client_scheme(&said, true, false), "https");
+        assert_eq!(client_scheme(&said, false, false), "http");
+        assert_eq!(client_scheme(&head(&[("x-forwarded-proto", "gopher")]), true, true), "https");
+        let twice = head(&[("x-forwarded-proto", "https"), ("x-forwarded-proto", "https")]);
+        assert_eq!(client_scheme(&twice, true, false), "http");
+    }
+
+    fn cleaned(lines: &[(&'static str, &'static str)]) -> Result<HeaderMap, &'static str> {
+        let (mut parts, ()) = Response::new(()).into_parts();
+        parts.headers = head(lines);
+        clean_response(&mut parts).map(|()| parts.headers)
+    }
+
+    #[test]
+    fn an_answer_keeps_its_own_headers_and_loses_the_connections() {
+        let answer = cleaned(&[
+            ("Connection", "keep-alive, X-Hop"),
+            ("Keep-Alive", "timeout=5"),
+            ("X-Hop", "1"),
+            ("Upgrade", "h2c"),
+            ("Content-Length", "5"),
+            ("content-length", "5"),
+            ("Set-Cookie", "a=1"),
+            ("Set-Cookie", "b=2"),
+            ("Trailer", "X-Sum"),
+        ]);
+        let wanted = [("content-length", "5"), ("set-cookie", "a=1"), ("set-cookie", "b=2"), ("trailer", "X-Sum")];
+        assert_eq!(answer.unwrap(), head(&wanted));
+        assert!(cleaned(&[("transfer-encoding", "chunked")]).is_ok());
+        for bad in [
+            &[("transfer-encoding", "gzip, chunked")][..],
+            &[("transfer-encoding", "chunked"), ("content-length", "5")],
+            &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+        ] {
+            assert!(cleaned(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_upgrade_is_to_one_protocol_and_named_by_connection() {
+        let asks = |lines| upgrades_to(&head(lines), b"websocket");
+        assert!(asks(&[("upgrade", "WebSocket"), ("connection", "keep-alive, Upgrade")]));
+        assert!(!asks(&[("upgrade", "websocket")]));
+        assert!(!asks(&[("upgrade", "websocket, h2c"), ("connection", "upgrade")]));
+        assert!(!asks(&[("upgrade", "websocket"), ("upgrade", "h2c"), ("connection", "upgrade")]));
+        assert!(!asks(&[("upgrade", "h2c"), ("connection", "upgrade")]));
+    }
+}

@@ -1,0 +1,157 @@
+//! Timers that cost nothing while bytes move.
+//!
+//! A [`Stall`] exists per body and is armed only when a read has to wait; an [`Upload`] is shared by a
+//! request's body and whoever waits for the answer, so that the wait can tell a backend that does not
+//! take the body from a client that does not send it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep};
+
+/// Time without a byte.
+pub(super) struct Stall {
+    limit: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
+    armed: bool,
+}
+
+impl Stall {
+    pub(super) const fn new(limit: Duration) -> Self {
+        Self { limit, sleep: None, armed: false }
+    }
+
+    pub(super) const fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// A byte moved.
+    pub(super) const fn moved(&mut self) {
+        self.armed = false;
+    }
+
+    /// Nothing to read: ready once that has lasted too long.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let limit = self.limit;
+        if let Some(sleep) = self.sleep.as_mut().filter(|_| !self.armed) {
+            sleep.as_mut().reset(Instant::now() + limit);
+        }
+        self.armed = true;
+        self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit))).as_mut().poll(cx)
+    }
+}
+
+/// How long each part of an exchange may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// From the request's last byte to the answer's head.
+    pub(super) response: Duration,
+    /// Without a byte of body, either way.
+    pub(super) idle: Duration,
+}
+
+/// When something last moved, for whoever watches it from elsewhere.
+pub(super) struct Mark {
+    began: Instant,
+    /// In milliseconds since it began.
+    moved: AtomicU64,
+}
+
+impl Mark {
+    pub(super) fn new() -> Self {
+        Self { began: Instant::now(), moved: AtomicU64::new(0) }
+    }
+
+    pub(super) fn touch(&self) {
+        let since = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.moved.store(since, Ordering::Relaxed);
+    }
+
+    pub(super) fn last(&self) -> Instant {
+        self.began + Duration::from_millis(self.moved.load(Ordering::Relaxed))
+    }
+}
+
+/// How far a streamed request body has come.
+pub(super) struct Upload {
+    mark: Mark,
+    phase: AtomicU8,
+}
+
+/// What an upload waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum Phase {
+    /// The backend has what the client sent so far still to take.
+    Sending,
+    /// The client has more to send; the body's own [`Stall`] watches it.
+    Waiting,
+    /// Everything was handed to the backend's connection.
+    Done,
+}
+
+/// What to do when the alarm of an exchange goes off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Verdict {
+    /// Wait until then.
+    Until(Instant),
+    /// The backend does not take the body.
+    Stalled,
+    /// The backend has the whole request and does not answer.
+    Unanswered,
+}
+
+impl Upload {
+    pub(super) fn begin() -> Arc<Self> {
+        Arc::new(Self { mark: Mark::new(), phase: AtomicU8::new(Phase::Sending as u8) })
+    }
+
+    pub(super) fn note(&self, phase: Phase) {
+        if phase != Phase::Waiting {
+            self.mark.touch();
+        }
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// Whether it is under way and moved within the last `limit`.
+    pub(super) fn is_moving(&self, limit: Duration) -> bool {
+        self.phase.load(Ordering::Acquire) != Phase::Done as u8 && self.mark.last() + limit > Instant::now()
+    }
+
+    pub(super) fn verdict(&self, patience: Patience, now: Instant) -> Verdict {
+        let phase = self.phase.load(Ordering::Acquire);
+        let (due, overdue) = if phase == Phase::Done as u8 {
+            (self.mark.last() + patience.response, Verdict::Unanswered)
+        } else if phase == Phase::Waiting as u8 {
+            return Verdict::Until(now + patience.idle.min(patience.response));
+        } else {
+            (self.mark.last() + patience.idle, Verdict::Stalled)
+        };
+        // The body may be done a moment from now: its own deadline can be nearer than this one.
+        if due > now { Verdict::Until(due.min(now + patience.response)) } else { overdue }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Patience = Patience { response: Duration::from_secs(10), idle: Duration::from_secs(60) };
+
+    #[test]
+    fn each_phase_is_somebody_elses_fault() {
+        let upload = Upload::begin();
+        let at = |secs| upload.mark.began + Duration::from_secs(secs);
+        assert_eq!(upload.verdict(PATIENCE, at(5)), Verdict::Until(at(15)));
+        assert_eq!(upload.verdict(PATIENCE, at(55)), Verdict::Until(at(60)));
+        assert_eq!(upload.verdict(PATIENCE, at(61)), Verdict::Stalled);
+        upload.note(Phase::Waiting);
+        assert_eq!(upload.verdict(PATIENCE, at(61)), Verdict::Until(at(71)));
+        upload.note(Phase::Done);
+        assert!(matches!(upload.verdict(PATIENCE, at(9)), Verdict::Until(_)));
+        assert_eq!(upload.verdict(PATIENCE, at(11)), Verdict::Unanswered);
+    }
+}
