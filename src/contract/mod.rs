@@ -14,6 +14,7 @@ pub mod encode;
 pub mod operation;
 pub mod pattern;
 pub mod raw;
+mod repair;
 pub mod slot;
 pub mod source;
 pub mod template;
