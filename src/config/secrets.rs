@@ -88,7 +88,7 @@ pub fn hmac_bytes(algorithm: &str) -> Option<usize> {
 pub fn new_text(entropy: &dyn Entropy) -> Secret {
     let mut bytes = zeroize::Zeroizing::new([0_u8; 64]);
     entropy.fill(&mut *bytes);
-    Secret::new(URL_SAFE_NO_PAD.encode(&*bytes))
+    Secret::new(URL_SAFE_NO_PAD.encode(*bytes))
 }
 
 /// A new private key for `algorithm` as PKCS#8 PEM, of the system's randomness; `None` where it has none.
