@@ -1,8 +1,8 @@
 //! A product's wire, as data.
 //!
 //! A contract file names the product's operations, paths, field names, statuses, error bodies, roles,
-//! plans, guards and limits. It is read by [`raw`], turned into a [`Contract`] by [`compile`] (every
-//! error at once, each with its line and column), and from then on only typed values are used:
+//! plans, guards and limits. It is read by [`raw`], turned into a [`Contract`] by [`compile`](mod@compile), [`wire`] and
+//! `problems` (every error at once, each with its line and column), and from then on only typed values are used:
 //! [`decode`] reads a body into [`slot::Field`]s, [`encode`] writes [`slot::Slot`]s into the answer's
 //! template. What products *do* differently is a named enum here, never an expression in a file.
 //!
@@ -13,14 +13,18 @@ pub mod decode;
 pub mod encode;
 pub mod operation;
 pub mod pattern;
+mod problems;
 pub mod raw;
 mod repair;
 pub mod slot;
 pub mod source;
 pub mod template;
+pub mod wire;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use crate::model::access::{Bits, Permission, Permissions, PlanId, RoleId};
 use crate::model::id::IdStyle;
@@ -119,6 +123,7 @@ pub enum Carried {
 
 /// What a new password must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "four rules that are asked or not, each by itself")]
 pub struct PasswordRules {
     /// The fewest characters; the most is always 1,024 bytes.
     pub min_length: usize,
@@ -209,10 +214,14 @@ pub struct Guard {
 pub struct ProblemShape {
     /// The status.
     pub status: u16,
+    /// `$code`.
+    pub code: String,
+    /// `$message`.
+    pub message: Template,
     /// The body.
     pub body: Template,
-    /// Whether the body is the same for every problem of the kind, so that it can be rendered once.
-    pub constant: bool,
+    /// The body as sent, where it is the same for every problem of the kind: rendered once, at load.
+    pub rendered: Option<Bytes>,
 }
 
 impl Contract {

@@ -114,7 +114,7 @@ impl Pattern {
     }
 
     /// The names of its parameters, without the `*`.
-    pub fn parameters(&self) -> impl Iterator<Item = &str> {
+    pub fn parameters(&self) -> impl Iterator<Item = &str> + Clone {
         self.path.split('/').filter_map(parameter)
     }
 }
@@ -179,6 +179,7 @@ pub enum Part {
 
 impl PermissionPattern {
     /// Reads `read:{resource}`; every `{name}` must be one of `parameters`. `None` otherwise.
+    #[expect(clippy::needless_pass_by_value, reason = "an iterator is handed over, as everywhere")]
     pub fn parse<'a>(text: &str, parameters: impl Iterator<Item = &'a str> + Clone) -> Option<Self> {
         let mut parts = Vec::new();
         let mut rest = text;

@@ -11,10 +11,8 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
-use super::source::{Located, Source, join, suggest};
+use super::source::{Located, MOST_ERRORS, Source, join, suggest};
 
-/// More than this is not read by anyone.
-const MOST_ERRORS: usize = 50;
 /// Each error costs at most a handful of readings.
 const MOST_READINGS: usize = 500;
 
@@ -286,6 +284,7 @@ fn explain(message: &str, remedy: &str) -> (String, String) {
         "a string" => "write a string in quotes",
         "a boolean" => "write true or false without quotes",
         "a sequence" => "write a list in [brackets]",
+        "a table" => "write a table: { key = value }",
         _ if expected.starts_with("struct") || expected.contains("map") => "write a table: { key = value }",
         _ if expected.starts_with(['u', 'i']) => "write a whole number without quotes",
         _ if expected.starts_with('f') => "write a number without quotes",

@@ -123,3 +123,46 @@ names! {
         Details = "details",
     }
 }
+
+/// The JSON type of a [`Field`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A string.
+    Text,
+    /// An array of strings.
+    Texts,
+    /// An object whose values are strings.
+    Strings,
+    /// A number of whole seconds.
+    Seconds,
+    /// A string that holds an RFC 3339 time.
+    Time,
+}
+
+impl Field {
+    /// What a client must send for it.
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::Email
+            | Self::Username
+            | Self::Identifier
+            | Self::Password
+            | Self::Name
+            | Self::OrgName
+            | Self::KeyName
+            | Self::KeyDescription
+            | Self::KeyId => Kind::Text,
+            Self::KeyPermissions => Kind::Texts,
+            Self::KeyAttributes => Kind::Strings,
+            Self::KeyExpiresAt => Kind::Time,
+            Self::OverlapSeconds => Kind::Seconds,
+        }
+    }
+}
+
+impl Slot {
+    /// Whether it can stand inside a text: lists and objects cannot.
+    pub const fn is_text(self) -> bool {
+        !matches!(self, Self::KeyPermissions | Self::KeyAttributes | Self::Items | Self::Details)
+    }
+}

@@ -16,6 +16,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::repair;
 
+/// More errors than this in one file are read by nobody.
+pub(super) const MOST_ERRORS: usize = 50;
+
 /// A file's text and the name it is shown by.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -93,6 +96,51 @@ impl Source {
             }
         });
         found
+    }
+}
+
+/// The errors of one compilation, told as they are found.
+#[derive(Debug)]
+pub struct Report<'s> {
+    /// The file they are found in.
+    pub source: &'s Source,
+    /// What was told.
+    pub errors: Vec<Located>,
+}
+
+impl<'s> Report<'s> {
+    /// Nothing told yet.
+    pub const fn new(source: &'s Source) -> Self {
+        Self { source, errors: Vec::new() }
+    }
+
+    /// Tells of the value or key at `span`.
+    pub fn tell(&mut self, span: &Range<usize>, message: impl Into<String>, remedy: impl Into<String>) {
+        // Finding a key's path reads the file again: a generated file of errors must not take minutes.
+        if self.errors.len() < MOST_ERRORS {
+            self.errors.push(self.source.error(span, message, remedy));
+        }
+    }
+
+    /// Tells of what stands `at` bytes into the text `text` that the string at `span` holds.
+    pub fn tell_within(
+        &mut self,
+        span: &Range<usize>,
+        text: &str,
+        at: usize,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        if self.errors.len() >= MOST_ERRORS {
+            return;
+        }
+        self.tell(span, message, remedy);
+        // Only in a string that is written without escapes is the place known to the column.
+        let inner = span.start + 1..span.end.saturating_sub(1);
+        let plain = self.source.text.get(inner.clone()) == Some(text);
+        if let (true, Some(error)) = (plain, self.errors.last_mut()) {
+            (error.line, error.column) = locate(self.source, &(inner.start + at..inner.end));
+        }
     }
 }
 

@@ -1,0 +1,346 @@
+//! What a contract serves and what it guards: operations at their places, requirements by name.
+//!
+//! Called by [`super::compile`](mod@super::compile); [`requirement`] also by `config`, whose routes ask for the same things.
+
+use std::ops::Range;
+
+use toml::Spanned;
+
+use super::operation::{Caller, Operation, Signature};
+use super::pattern::{Pattern, PermissionPattern};
+use super::raw::{RawAnswer, RawGuard, RawOperation};
+use super::slot::{Field, Kind, Slot};
+use super::source::{Report, suggest};
+use super::template::{Given, Template};
+use super::{Carried, Guard, Plan, Read, Requirement, Role, Scheme, Served};
+use crate::model::access::{Bits, Permission};
+
+/// What the rest of the contract tells of the operations' surroundings.
+#[derive(Clone, Copy)]
+pub(super) struct Around<'c> {
+    pub roles: &'c [Role],
+    pub plans: &'c [Plan],
+    pub prefixes: &'c [String],
+    pub schemes: &'c [Scheme],
+    pub keys: bool,
+}
+
+/// Paths that are ours alone: literal, at least one segment, no slash at the end.
+pub(super) fn native_prefixes(raw: &[Spanned<String>], report: &mut Report<'_>) -> Vec<String> {
+    let mut prefixes: Vec<String> = Vec::new();
+    for raw in raw {
+        let text = raw.get_ref();
+        let fits = Pattern::parse(&format!("* {text}")).is_ok_and(|on| on.parameters().next().is_none());
+        if !fits || text.ends_with('/') {
+            let message = format!("`{text}` is not a path prefix: literal segments, no `/` at the end");
+            report.tell(&raw.span(), message, "write a path such as `/api/v1/auth`");
+        } else if prefixes.iter().any(|other| other.eq_ignore_ascii_case(text)) {
+            report.tell(&raw.span(), format!("`{text}` stands twice"), "leave one of them out");
+        }
+        prefixes.push(text.clone());
+    }
+    prefixes
+}
+
+pub(super) fn operations(raw: &[RawOperation], around: Around<'_>, report: &mut Report<'_>) -> Vec<Served> {
+    let mut served: Vec<Served> = Vec::new();
+    for raw in raw {
+        let Some(next) = operation(raw, around, report) else { continue };
+        if served.iter().any(|other| other.operation == next.operation) {
+            let message = format!("`{}` stands twice", next.operation.signature().name);
+            report.tell(&raw.operation.span(), message, "serve it in one place");
+        }
+        if let Some(other) = served.iter().find(|other| collide(&other.on, &next.on)) {
+            let message = format!("`{}` already stands on this method and path", other.operation.signature().name);
+            report.tell(&raw.on.span(), message, "give each operation its own method or path");
+        }
+        served.push(next);
+    }
+    served
+}
+
+fn operation(raw: &RawOperation, around: Around<'_>, report: &mut Report<'_>) -> Option<Served> {
+    let operation = *raw.operation.get_ref();
+    let signature = operation.signature();
+    surroundings(raw, operation, around, report);
+    let on = place(&raw.on, around.prefixes, report)?;
+    let reads = reads(raw, signature, &on, report);
+    let asked = Asked { roles: raw.roles.as_ref(), plans: raw.plans.as_ref(), permissions: &raw.permissions };
+    if signature.caller == Caller::Public
+        && let Some(span) = asked.first()
+    {
+        let message =
+            format!("`{}` is for anyone: nobody is known yet whose role or plan could be asked", signature.name);
+        report.tell(&span, message, "leave roles, plans and permissions out here");
+    }
+    let requires = requirement(asked, &on, around.roles, around.plans, report);
+    let (body, item) = answer(raw, operation, report);
+    let status = status(&raw.answer, body.is_some(), report);
+    Some(Served { operation, on, reads, requires, status, body, item })
+}
+
+/// What the operation needs of the contract.
+fn surroundings(raw: &RawOperation, operation: Operation, around: Around<'_>, report: &mut Report<'_>) {
+    let signature = operation.signature();
+    let of_keys = signature.name.starts_with("key_");
+    if of_keys && !around.keys {
+        let message = format!("`{}` needs to know how keys are made", signature.name);
+        report.tell(&raw.operation.span(), message, "add a [keys] table with the keys' prefix");
+    }
+    let carried = around.schemes.iter().any(|scheme| scheme.carries.contains(&Carried::Token));
+    if signature.caller == Caller::User && !carried {
+        let message = format!("`{}` is for signed-in users, and no scheme carries a token", signature.name);
+        report.tell(&raw.operation.span(), message, "add `Bearer = [\"token\"]` to [schemes]");
+    }
+}
+
+/// One method and a path below a native prefix.
+fn place(raw: &Spanned<String>, prefixes: &[String], report: &mut Report<'_>) -> Option<Pattern> {
+    const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
+    let on = pattern(raw, report)?;
+    let method = raw.get_ref().split(' ').next().unwrap_or_default();
+    if !METHODS.contains(&method) {
+        let message = format!("`{method}`: an operation stands on one method");
+        report.tell(&raw.span(), message, format!("one of: {}", METHODS.join(", ")));
+    }
+    if on.path.contains("{*") {
+        report.tell(&raw.span(), "an operation's path has no `{*rest}`", "name each segment: `{key_id}`");
+    }
+    if !prefixes.iter().any(|prefix| below(prefix, &on.path)) {
+        let remedy = match prefixes {
+            [] => "add native_prefixes = [\"/api/v1/auth\"] or the like at the top".to_owned(),
+            all => format!("add its prefix to native_prefixes; there are: {}", all.join(", ")),
+        };
+        report.tell(&raw.span(), "the path is below no native prefix, so it could also be forwarded", remedy);
+    }
+    Some(on)
+}
+
+fn pattern(raw: &Spanned<String>, report: &mut Report<'_>) -> Option<Pattern> {
+    Pattern::parse(raw.get_ref())
+        .map_err(|error| report.tell(&raw.span(), error.to_string(), "write it as `GET /v1/items/{id}`"))
+        .ok()
+}
+
+/// Whether `path` is `prefix` or stands below it.
+fn below(prefix: &str, path: &str) -> bool {
+    path.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+        && matches!(path.as_bytes().get(prefix.len()), None | Some(b'/'))
+}
+
+/// Whether two patterns take the same request with the same right: neither is the more specific one.
+fn collide(one: &Pattern, other: &Pattern) -> bool {
+    let shape = |on: &Pattern| -> Vec<String> {
+        let rename = |segment: &str| match segment {
+            _ if segment.starts_with("{*") => "{*}".to_owned(),
+            _ if segment.starts_with('{') => "{}".to_owned(),
+            literal => literal.to_owned(),
+        };
+        on.path.split('/').map(rename).collect()
+    };
+    one.methods.is_all() == other.methods.is_all() && one.methods.meets(other.methods) && shape(one) == shape(other)
+}
+
+/// Where each field stands; every required one must, in the body or the path.
+fn reads(raw: &RawOperation, signature: &Signature, on: &Pattern, report: &mut Report<'_>) -> Vec<Read> {
+    let takes = || signature.required.iter().chain(signature.optional).copied();
+    let mut reads: Vec<Read> = Vec::new();
+    for (name, key) in &raw.reads.0 {
+        let Some(field) = Field::from_name(name.get_ref()).filter(|field| takes().any(|taken| taken == *field)) else {
+            let known = if Field::from_name(name.get_ref()).is_some() { "does not take" } else { "knows no field" };
+            let message = format!("`{}` {known} `{}`", signature.name, name.get_ref());
+            report.tell(&name.span(), message, suggest(name.get_ref(), takes().map(Field::name)));
+            continue;
+        };
+        if on.parameters().any(|parameter| parameter == field.name()) {
+            report.tell(&name.span(), format!("`{}` is read from the path", field.name()), "leave it out of `reads`");
+        }
+        if key.get_ref().is_empty() {
+            report.tell(&key.span(), "a field of a body has a name", "write the name that the client sends");
+        }
+        reads.push(Read { field, key: key.get_ref().clone() });
+    }
+    if raw.on.get_ref().starts_with("GET ")
+        && let Some((name, _)) = raw.reads.0.first()
+    {
+        report.tell(&name.span(), "a GET has no body to read from", "read it from the path: `{field}`");
+    }
+    for parameter in on.parameters() {
+        let field = Field::from_name(parameter).filter(|field| takes().any(|taken| taken == *field));
+        if field.is_none_or(|field| field.kind() != Kind::Text) {
+            let fits = takes().filter(|field| field.kind() == Kind::Text).map(Field::name);
+            let message = format!("`{}` takes no `{{{parameter}}}` from the path", signature.name);
+            report.tell(&raw.on.span(), message, suggest(parameter, fits));
+        }
+    }
+    let has = |field: Field| {
+        reads.iter().any(|read| read.field == field) || on.parameters().any(|parameter| parameter == field.name())
+    };
+    for missing in signature.required.iter().filter(|field| !has(**field)) {
+        let message = format!("`{}` needs `{}`", signature.name, missing.name());
+        let remedy = format!("add `{} = \"<its name in the body>\"` to `reads`", missing.name());
+        report.tell(&raw.operation.span(), message, remedy);
+    }
+    reads
+}
+
+/// The body and, for a list, one element of it.
+fn answer(raw: &RawOperation, operation: Operation, report: &mut Report<'_>) -> (Option<Template>, Option<Template>) {
+    let signature = operation.signature();
+    let by = format!("`{}`", signature.name);
+    let element = Given { by: &by, slots: signature.gives };
+    let whole = if signature.list { Given { by: &by, slots: &[Slot::Items] } } else { element };
+    let body = raw.answer.body.as_ref().map(|raw| Template::compile(raw, whole, report));
+    let item = raw.answer.item.as_ref().map(|raw| Template::compile(raw, element, report));
+    let place = raw.answer.body.as_ref().map_or(raw.operation.span(), Spanned::span);
+    match (&item, signature.list) {
+        (Some(_), false) => {
+            let place = raw.answer.item.as_ref().map_or(place.clone(), Spanned::span);
+            report.tell(&place, format!("{by} gives no list"), "leave `item` out");
+        }
+        (None, true) => {
+            report.tell(
+                &place,
+                format!("{by} gives a list, and `answer.item` is missing"),
+                "add `item = { … }` to its answer",
+            );
+        }
+        _ => {}
+    }
+    // An answer without these is of no use: what they hold is told nowhere else.
+    let needed = match operation {
+        Operation::Login | Operation::RefreshBearer => Some(Slot::AccessToken),
+        Operation::KeyCreate | Operation::KeyRotate => Some(Slot::KeySecret),
+        Operation::KeyList => Some(Slot::Items),
+        _ => None,
+    };
+    if let Some(slot) = needed
+        && !body.as_ref().is_some_and(|body| body.holds(slot))
+    {
+        let message = format!("the answer of {by} holds no `${}`", slot.name());
+        report.tell(&place, message, format!("add \"${}\" where the client looks for it", slot.name()));
+    }
+    (body, item)
+}
+
+fn status(raw: &RawAnswer, has_body: bool, report: &mut Report<'_>) -> u16 {
+    let Some(status) = &raw.status else { return if has_body { 200 } else { 204 } };
+    let span = status.span();
+    let status = *status.get_ref();
+    if !(200..=299).contains(&status) {
+        report.tell(&span, format!("{status} is not a status of success"), "200 to 299");
+    } else if has_body && matches!(status, 204 | 205) {
+        // RFC 9110 sections 15.3.5 and 15.3.6.
+        report.tell(&span, format!("a {status} has no body"), "leave the body out, or answer 200");
+    }
+    status
+}
+
+pub(super) fn guards(
+    raw: &[RawGuard],
+    roles: &[Role],
+    plans: &[Plan],
+    prefixes: &[String],
+    report: &mut Report<'_>,
+) -> Vec<Guard> {
+    let mut guards: Vec<Guard> = Vec::new();
+    for raw in raw {
+        let Some(on) = pattern(&raw.on, report) else { continue };
+        if prefixes.iter().any(|prefix| below(prefix, &on.path)) {
+            let message = "nothing below a native prefix is forwarded, so this guard would never ask";
+            report.tell(&raw.on.span(), message, "write roles, plans and permissions on the [[operation]]");
+        }
+        if guards.iter().any(|other| collide(&other.on, &on)) {
+            report.tell(
+                &raw.on.span(),
+                "a guard on these methods and this path stands above",
+                "make one guard of the two",
+            );
+        }
+        let asked = Asked { roles: raw.roles.as_ref(), plans: raw.plans.as_ref(), permissions: &raw.permissions };
+        let requires = requirement(asked, &on, roles, plans, report);
+        guards.push(Guard { on, requires });
+    }
+    guards
+}
+
+/// A requirement as a file writes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'r> {
+    /// The roles that pass, and all above them.
+    pub roles: Option<&'r Spanned<Vec<Spanned<String>>>>,
+    /// The plans that pass.
+    pub plans: Option<&'r Spanned<Vec<Spanned<String>>>>,
+    /// The permissions asked; `{parameters}` of the path may stand in them.
+    pub permissions: &'r [Spanned<String>],
+}
+
+impl Asked<'_> {
+    fn first(&self) -> Option<Range<usize>> {
+        let names = self.roles.or(self.plans).map(Spanned::span);
+        names.or_else(|| self.permissions.first().map(Spanned::span))
+    }
+}
+
+/// Resolves the names in `asked`; a role brings all above it. What is unknown is told.
+pub fn requirement(
+    asked: Asked<'_>,
+    on: &Pattern,
+    roles: &[Role],
+    plans: &[Plan],
+    report: &mut Report<'_>,
+) -> Requirement {
+    let role_names: Vec<&str> = roles.iter().map(|role| role.name.as_str()).collect();
+    let plan_names: Vec<&str> = plans.iter().map(|plan| plan.name.as_str()).collect();
+    let with_those_above = |set: Bits, at: u8| (0..=at).fold(set, Bits::with);
+    Requirement {
+        roles: asked.roles.map(|raw| set(raw, "role", &role_names, with_those_above, report)),
+        plans: asked.plans.map(|raw| set(raw, "plan", &plan_names, Bits::with, report)),
+        permissions: asked.permissions.iter().filter_map(|raw| permission(raw, on, report)).collect(),
+    }
+}
+
+fn set(
+    raw: &Spanned<Vec<Spanned<String>>>,
+    what: &str,
+    known: &[&str],
+    add: impl Fn(Bits, u8) -> Bits,
+    report: &mut Report<'_>,
+) -> Bits {
+    if raw.get_ref().is_empty() {
+        report.tell(&raw.span(), format!("no {what} at all would pass"), format!("leave the list out for any {what}"));
+    }
+    let mut bits = Bits::default();
+    for name in raw.get_ref() {
+        if let Some(at) = super::position(known.iter().copied(), name.get_ref()) {
+            bits = add(bits, at);
+        } else {
+            let message = format!("there is no {what} `{}`", name.get_ref());
+            report.tell(&name.span(), message, suggest(name.get_ref(), known.iter().copied()));
+        }
+    }
+    bits
+}
+
+fn permission(raw: &Spanned<String>, on: &Pattern, report: &mut Report<'_>) -> Option<PermissionPattern> {
+    let parsed = PermissionPattern::parse(raw.get_ref(), on.parameters());
+    // `{*rest}` may hold slashes, which no permission has: such a guard would refuse everyone.
+    let wild = on.path.rsplit_once("{*").map(|(_, name)| format!("{{{name}"));
+    let remedy = match on.parameters().filter(|name| !on.path.contains(&format!("{{*{name}}}"))).collect::<Vec<_>>() {
+        names if names.is_empty() => "write a permission such as `read:posts`; the path has no `{name}`".to_owned(),
+        names => format!("write a permission such as `read:{{{0}}}`; the path has: {1}", names[0], names.join(", ")),
+    };
+    if wild.is_some_and(|wild| raw.get_ref().contains(&wild)) {
+        report.tell(&raw.span(), "`{*…}` may be several segments and names no permission", remedy);
+        return None;
+    }
+    // Filled in, it must be a permission that a key or a role can hold: exact, not a family.
+    let exact = |text: &str| Permission::parse(text).is_ok() && !text.ends_with('*');
+    match parsed {
+        Some(pattern) if pattern.fill(|_| Some("x")).is_some_and(|text| exact(&text)) => Some(pattern),
+        _ => {
+            report.tell(&raw.span(), format!("`{}` is not a permission that can be asked", raw.get_ref()), remedy);
+            None
+        }
+    }
+}
