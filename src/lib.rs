@@ -1,9 +1,12 @@
 //! Tollgate: a reverse-proxy authentication gateway.
 
+pub mod app;
+pub mod cli;
 pub mod config;
 pub mod contract;
 pub mod credential;
 pub mod edge;
+pub mod gateway;
 pub mod limit;
 pub mod model;
 pub mod native;

@@ -11,7 +11,7 @@ use super::raw::{
     RawAdmin, RawCache, RawConnections, RawLimits, RawListen, RawLog, RawPasswords, RawStore, RawTls, Text, Texts, each,
 };
 use super::secrets::LEAST_BYTES;
-use super::values::{RawSecret, address, count, duration, secs, size};
+use super::values::{RawSecret, Told, address, count, duration, secs, size};
 use crate::contract::source::Report;
 use crate::model::secret::Secret;
 use crate::observe::{LogFormat, LogSettings};
@@ -93,10 +93,7 @@ impl Boot {
             ("[limits]", redis(&self.limit) != redis(&next.limit)),
             ("[cache] or [passwords]", cache(&self.cache) != cache(&next.cache)),
             ("[log]", self.log != next.log),
-            (
-                "[connections]",
-                (&self.connections, self.drain_timeout) != (&next.connections, next.drain_timeout),
-            ),
+            ("[connections]", (&self.connections, self.drain_timeout) != (&next.connections, next.drain_timeout)),
         ]
         .into_iter()
         .filter_map(|(name, differs)| differs.then_some(name))
@@ -124,14 +121,8 @@ pub(super) fn listeners(raw: &RawListen, report: &mut Report<'_>) -> (Vec<Socket
     (listen(&raw.https), listen(&raw.http))
 }
 
-/// The operator's listener: beyond this machine only with a token.
-pub(super) fn admin(
-    listen: &Text,
-    raw: &RawAdmin,
-    given: &Given,
-    report: &mut Report<'_>,
-    of_token: &mut Report<'_>,
-) -> Option<AdminSettings> {
+/// What the operator API asks for.
+pub(super) fn token(raw: &RawAdmin, given: &Given, report: &mut Report<'_>) -> Result<Option<Secret>, Told> {
     let secret = RawSecret {
         name: "token",
         inline: &raw.token,
@@ -139,7 +130,15 @@ pub(super) fn admin(
         generate: raw.generate.as_ref(),
         least: Some(LEAST_BYTES),
     };
-    let token = secret.read(given, of_token);
+    Ok(secret.read(given, report)?.map(|(token, _)| token))
+}
+
+/// The operator's listener: beyond this machine only with a token.
+pub(super) fn admin(
+    listen: &Text,
+    token: Result<Option<Secret>, Told>,
+    report: &mut Report<'_>,
+) -> Option<AdminSettings> {
     let text = listen.as_ref()?;
     let addr = address(text, report)?;
     if token == Ok(None) && !addr.ip().to_canonical().is_loopback() {
@@ -147,7 +146,7 @@ pub(super) fn admin(
         let remedy = "listen on 127.0.0.1, or add [admin] with token_file = \"data/secrets/admin\", generate = true";
         report.tell(&text.span(), message, remedy);
     }
-    Some(AdminSettings { addr, token: token.ok().flatten().map(|(token, _)| token) })
+    Some(AdminSettings { addr, token: token.ok().flatten() })
 }
 
 /// The certificates of https.
@@ -161,8 +160,7 @@ pub(super) fn tls(
     let raw = raw.get_ref();
     let development = raw.development.as_ref().filter(|development| *development.get_ref());
     match (development, raw.certificate.as_slice()) {
-        (Some(development), []) => {
-            drop(development);
+        (Some(_), []) => {
             let mut names: Vec<String> = hosts
                 .iter()
                 .filter(|host| *host != "*")
@@ -215,8 +213,7 @@ fn pem(
 
 /// The database; a file in `data/` where nothing is said.
 pub(super) fn store(raw: &RawStore, given: &Given, report: &mut Report<'_>) -> store::Settings {
-    let secret =
-        RawSecret { name: "url", inline: &raw.url, file: &raw.url_file, generate: None, least: None };
+    let secret = RawSecret { name: "url", inline: &raw.url, file: &raw.url_file, generate: None, least: None };
     let mut url = Secret::new("sqlite://data/tollgate.db".into());
     if let Ok(Some((found, span))) = secret.read(given, report) {
         let known = ["sqlite://", "postgres://", "postgresql://"];
@@ -236,15 +233,9 @@ pub(super) fn store(raw: &RawStore, given: &Given, report: &mut Report<'_>) -> s
 
 /// Where windows are counted: in this process, or in Redis when its URL is given.
 pub(super) fn limit(raw: &RawLimits, given: &Given, report: &mut Report<'_>) -> limit::Settings {
-    let secret = RawSecret {
-        name: "redis_url",
-        inline: &raw.redis_url,
-        file: &raw.redis_url_file,
-        generate: None,
-        least: None,
-    };
-    let timeout =
-        duration(&raw.redis_timeout, Duration::from_millis(100), Duration::from_millis(1)..=secs(10), report);
+    let secret =
+        RawSecret { name: "redis_url", inline: &raw.redis_url, file: &raw.redis_url_file, generate: None, least: None };
+    let timeout = duration(&raw.redis_timeout, Duration::from_millis(100), Duration::from_millis(1)..=secs(10), report);
     let backend = match secret.read(given, report) {
         Ok(Some((url, span))) => {
             if !["redis://", "rediss://"].iter().any(|scheme| url.expose().starts_with(scheme)) {
@@ -259,21 +250,21 @@ pub(super) fn limit(raw: &RawLimits, given: &Given, report: &mut Report<'_>) -> 
     limit::Settings { backend, max_subjects: count(&raw.max_subjects, 200_000, 1000..=100_000_000, report) }
 }
 
-/// Caches, and the pool that hashes passwords: half of the machine, so that traffic keeps the other.
-pub(super) fn cache(
-    raw: &RawCache,
-    passwords: &RawPasswords,
-    given: &Given,
-    report: &mut Report<'_>,
-    of_passwords: &mut Report<'_>,
-) -> credential::CacheSettings {
+/// Caches, beside the pool of [`passwords`].
+pub(super) fn cache(raw: &RawCache, pool: (usize, usize), report: &mut Report<'_>) -> credential::CacheSettings {
     credential::CacheSettings {
         tokens: count(&raw.tokens, 100_000, 100..=100_000_000, report),
         facts: count(&raw.facts, 50_000, 100..=100_000_000, report),
         max_stale: duration(&raw.max_stale, secs(600), secs(0)..=secs(86_400), report),
-        password_workers: count(&passwords.workers, (given.cores / 2).max(1), 1..=1024, of_passwords),
-        password_queue: count(&passwords.queue, 64, 0..=100_000, of_passwords),
+        password_workers: pool.0,
+        password_queue: pool.1,
     }
+}
+
+/// Workers and queue of the pool that hashes passwords: half of the machine, so that traffic keeps the other.
+pub(super) fn passwords(raw: &RawPasswords, given: &Given, report: &mut Report<'_>) -> (usize, usize) {
+    let workers = count(&raw.workers, (given.cores / 2).max(1), 1..=1024, report);
+    (workers, count(&raw.queue, 64, 0..=100_000, report))
 }
 
 /// Logs.

@@ -1,7 +1,7 @@
 //! The environment inside a file: `${VAR}` in strings, and values set from outside.
 //!
 //! Pure: the environment is a map that `load` was given. A value that came from outside has no place in
-//! the file; its errors are told under the name of what set it ([`attribute`]).
+//! the file; its errors are told under the name of what set it ([`Outside`]).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,16 +9,13 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
-use crate::contract::source::{Located, Source};
+use crate::contract::source::{Located, Outside, Source};
 
 /// The environment as the process was given it.
 pub type Env = BTreeMap<String, String>;
 
 /// Variables that begin so set keys: `TOLLGATE__LISTEN__HTTPS`, `TOLLGATE__SITE__0__REALM`.
 const PREFIX: &str = "TOLLGATE__";
-/// The place of a value that stands in no file.
-const OUTSIDE: std::ops::Range<usize> = usize::MAX..usize::MAX;
-
 /// A value set from outside of the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Override {
@@ -48,9 +45,16 @@ impl Override {
         Self { from: flag.into(), path: key.split('.').map(str::to_owned).collect(), value: value.into() }
     }
 
-    /// Sets the value in `table`.
-    pub(super) fn apply(&self, table: &mut DeTable<'_>) -> Result<(), Located> {
-        set(table, &self.path, value_of(&self.value)).map_err(|message| Located {
+    /// How errors name it.
+    pub(super) fn outside(&self) -> Outside {
+        Outside { from: self.from.clone(), key: self.dotted() }
+    }
+
+    /// Sets the value in `table`; it stands at `at` in the source's list of what came from outside.
+    pub(super) fn apply(&self, table: &mut DeTable<'_>, at: usize) -> Result<(), Located> {
+        let place = Outside::span(at);
+        let value = Spanned::new(place.clone(), value_of(&self.value, &place));
+        set(table, &self.path, value).map_err(|message| Located {
             file: self.from.clone(),
             line: 0,
             column: 0,
@@ -72,18 +76,6 @@ impl Override {
             }
         }
         dotted
-    }
-}
-
-/// Names the override that set what has no place in a file.
-pub(super) fn attribute(errors: &mut [Located], overrides: &[Override]) {
-    for error in errors.iter_mut().filter(|error| error.line == 0) {
-        let concerns = |own: &str| {
-            error.key.strip_prefix(own).is_some_and(|below| below.is_empty() || below.starts_with(['.', '[']))
-        };
-        if let Some(from) = overrides.iter().rev().find(|each| concerns(&each.dotted())) {
-            error.file.clone_from(&from.from);
-        }
     }
 }
 
@@ -125,9 +117,9 @@ fn expand(text: &str, env: &Env) -> Result<Option<String>, (String, String)> {
             continue;
         }
         expanded.push_str(&rest[..at]);
-        let (inside, after) = rest[at + 2..]
-            .split_once('}')
-            .ok_or_else(|| ("`${` without its `}`".to_owned(), "write `${NAME}`, or `$${` for a plain `${`".to_owned()))?;
+        let (inside, after) = rest[at + 2..].split_once('}').ok_or_else(|| {
+            ("`${` without its `}`".to_owned(), "write `${NAME}`, or `$${` for a plain `${`".to_owned())
+        })?;
         let (name, default) = match inside.split_once(":-") {
             Some((name, default)) => (name, Some(default)),
             None => (inside, None),
@@ -154,28 +146,27 @@ fn expand(text: &str, env: &Env) -> Result<Option<String>, (String, String)> {
     Ok(Some(expanded))
 }
 
+type Place = std::ops::Range<usize>;
+
 /// TOML where the text is a list, a table, a quoted string or a boolean; else the text as it is.
-fn value_of(text: &str) -> DeValue<'static> {
+fn value_of(text: &str, place: &Place) -> DeValue<'static> {
     let toml = text.starts_with(['[', '{', '"']) || text == "true" || text == "false";
     let parsed = toml.then(|| DeValue::parse(text).ok()).flatten();
-    parsed.map_or_else(|| DeValue::String(Cow::Owned(text.to_owned())), |value| outside(value.into_inner()))
+    parsed.map_or_else(|| DeValue::String(Cow::Owned(text.to_owned())), |value| moved(value.into_inner(), place))
 }
 
-/// The value with every place below it taken away: they were places in another text.
-fn outside(value: DeValue<'_>) -> DeValue<'static> {
+/// The value with everything below it at `place`: the places it was read with are those of another text.
+fn moved(value: DeValue<'_>, place: &Place) -> DeValue<'static> {
     let text = |text: String| DeValue::String(Cow::Owned(text));
+    let value_at = |value: Spanned<DeValue<'_>>| Spanned::new(place.clone(), moved(value.into_inner(), place));
     match value {
         DeValue::String(value) => text(value.into_owned()),
         DeValue::Boolean(value) => DeValue::Boolean(value),
-        DeValue::Array(items) => {
-            DeValue::Array(items.into_iter().map(|item| nowhere(outside(item.into_inner()))).collect())
-        }
+        DeValue::Array(items) => DeValue::Array(items.into_iter().map(value_at).collect()),
         DeValue::Table(table) => {
-            let owned = |key: Cow<'_, str>| nowhere(Cow::Owned(key.into_owned()));
-            let entries = table.into_iter();
-            DeValue::Table(
-                entries.map(|(key, value)| (owned(key.into_inner()), nowhere(outside(value.into_inner())))).collect(),
-            )
+            let key_at =
+                |key: Spanned<Cow<'_, str>>| Spanned::new(place.clone(), Cow::Owned(key.into_inner().into_owned()));
+            DeValue::Table(table.into_iter().map(|(key, value)| (key_at(key), value_at(value))).collect())
         }
         // Numbers are read from text as well, and no key takes a float or a date.
         DeValue::Integer(value) => text(value.to_string()),
@@ -185,45 +176,47 @@ fn outside(value: DeValue<'_>) -> DeValue<'static> {
 }
 
 /// Puts `value` at `path`, making the tables on the way.
-fn set(table: &mut DeTable<'_>, path: &[String], value: DeValue<'static>) -> Result<(), &'static str> {
+fn set(table: &mut DeTable<'_>, path: &[String], value: Spanned<DeValue<'static>>) -> Result<(), &'static str> {
     let Some((key, below)) = path.split_first().filter(|(key, _)| !key.is_empty()) else {
         return Err("this names no key");
     };
     let known = table.iter().map(|(own, _)| own.get_ref()).find(|own| own.eq_ignore_ascii_case(key));
     // An environment variable cannot keep the case of `[site.upstream.App]`.
     let key = known.map_or_else(|| key.clone(), |own| own.clone().into_owned());
+    let place = value.span();
+    let key = Spanned::new(place.clone(), Cow::Owned(key));
     if below.is_empty() {
-        table.insert(nowhere(Cow::Owned(key)), nowhere(value));
+        table.insert(key, value);
         return Ok(());
     }
     let is_list = below[0].parse::<usize>().is_ok();
-    let slot = table.entry(nowhere(Cow::Owned(key))).or_insert_with(|| {
-        nowhere(if is_list { DeValue::Array(DeArray::new()) } else { DeValue::Table(DeTable::new()) })
+    let slot = table.entry(key).or_insert_with(|| {
+        Spanned::new(place, if is_list { DeValue::Array(DeArray::new()) } else { DeValue::Table(DeTable::new()) })
     });
     set_below(slot, below, value)
 }
 
-fn set_below(slot: &mut Spanned<DeValue<'_>>, path: &[String], value: DeValue<'static>) -> Result<(), &'static str> {
+fn set_below(
+    slot: &mut Spanned<DeValue<'_>>,
+    path: &[String],
+    value: Spanned<DeValue<'static>>,
+) -> Result<(), &'static str> {
     match slot.get_mut() {
         DeValue::Table(table) => set(table, path, value),
         DeValue::Array(items) => {
             let at = path[0].parse::<usize>().map_err(|_| "a list's elements are counted, not named")?;
             if at == items.len() && path.len() > 1 {
-                items.push(nowhere(DeValue::Table(DeTable::new())));
+                items.push(Spanned::new(value.span(), DeValue::Table(DeTable::new())));
             }
             let item = items.iter_mut().nth(at).ok_or("the list has no such element")?;
             if path.len() == 1 {
-                *item = nowhere(value);
+                *item = value;
                 return Ok(());
             }
             set_below(item, &path[1..], value)
         }
         _ => Err("there is nothing below this key"),
     }
-}
-
-fn nowhere<T>(value: T) -> Spanned<T> {
-    Spanned::new(OUTSIDE, value)
 }
 
 #[cfg(test)]
@@ -269,7 +262,7 @@ mod tests {
     fn after(text: &str, name: &str, value: &str) -> Result<String, Located> {
         let (root, _) = DeTable::parse_recoverable(text);
         let mut root = root.into_inner();
-        Override::from_env(&env(&[(name, value)]))[0].apply(&mut root)?;
+        Override::from_env(&env(&[(name, value)]))[0].apply(&mut root, 0)?;
         let table: toml::Table =
             serde::Deserialize::deserialize(toml::de::Deserializer::from(Spanned::new(0..0, root))).unwrap();
         Ok(toml::to_string(&table).unwrap())

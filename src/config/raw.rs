@@ -259,6 +259,10 @@ impl<'de> Deserialize<'de> for Many {
                 Ok(Many(vec![Spanned::new(ALONE, text.to_owned())]))
             }
 
+            fn visit_i64<E: Error>(self, _: i64) -> Result<Many, E> {
+                Err(E::custom("expected a string or a list of strings, found a number\nwrite it in quotes"))
+            }
+
             fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Many, A::Error> {
                 Vec::deserialize(SeqAccessDeserializer::new(list)).map(Many)
             }
@@ -282,7 +286,9 @@ impl<'de> Deserialize<'de> for Count {
             }
 
             fn visit_i64<E: Error>(self, number: i64) -> Result<Count, E> {
-                u64::try_from(number).map(Count).map_err(|_| E::custom("expected a whole number from 0"))
+                u64::try_from(number)
+                    .map(Count)
+                    .map_err(|_| E::custom("expected a whole number, found a negative one\nwrite 0 or more"))
             }
 
             fn visit_u64<E: Error>(self, number: u64) -> Result<Count, E> {
@@ -292,7 +298,9 @@ impl<'de> Deserialize<'de> for Count {
             fn visit_str<E: Error>(self, text: &str) -> Result<Count, E> {
                 // The text is not repeated: it may be a misplaced secret.
                 let digits = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-                digits.map(Count).ok_or_else(|| E::custom("expected a whole number, found other text"))
+                digits
+                    .map(Count)
+                    .ok_or_else(|| E::custom("expected a whole number, found other text\nwrite digits, such as 20"))
             }
         }
         deserializer.deserialize_any(Digits)

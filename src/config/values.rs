@@ -32,7 +32,8 @@ pub(super) fn duration(
     match parse_duration(text.get_ref()) {
         Some(length) if range.contains(&length) => length,
         Some(_) => {
-            let (least, most) = (format_duration(*range.start()), format_duration(*range.end()));
+            let shown = |length: &Duration| if length.is_zero() { "0s".into() } else { format_duration(*length) };
+            let (least, most) = (shown(range.start()), shown(range.end()));
             let message = format!("`{}` is out of range", text.get_ref());
             report.tell(&text.span(), message, format!("choose from `{least}` to `{most}`"));
             default
@@ -151,12 +152,12 @@ impl RawSecret<'_> {
     /// How to come by one.
     pub(super) fn remedy(&self) -> String {
         let name = self.name;
-        match self.least {
-            Some(_) => format!(
-                "make one with `tollgate secrets new`, or let it be made: {name}_file = \"data/secrets/…\", generate = true"
-            ),
-            None => format!("write {name} = \"…\" or {name}_file = \"…\""),
+        if name.ends_with("url") {
+            return format!("write {name} = \"…\" or {name}_file = \"…\"");
         }
+        format!(
+            "make one with `tollgate secrets new`, or let it be made: {name}_file = \"data/secrets/…\", generate = true"
+        )
     }
 
     fn from_file(&self, file: &Spanned<String>, given: &Given, report: &mut Report<'_>) -> Result<Secret, Told> {

@@ -239,7 +239,12 @@ fn password_rules(raw: &RawPassword, report: &mut Report<'_>) -> PasswordRules {
 
 fn roles(raw: &Named<RawRole>, report: &mut Report<'_>) -> Vec<Role> {
     if raw.0.is_empty() {
-        return vec![Role { name: "member".into(), permissions: Permissions::all(), read_only: false }];
+        return vec![Role {
+            name: "member".into(),
+            permissions: Permissions::all(),
+            read_only: false,
+            manages_org: true,
+        }];
     }
     too_many(&raw.0, "roles", report);
     raw.0
@@ -247,7 +252,7 @@ fn roles(raw: &Named<RawRole>, report: &mut Report<'_>) -> Vec<Role> {
         .map(|(key, role)| {
             name(key, "a role's name", report);
             let permissions = Permissions::new(permissions(&role.permissions, report));
-            Role { name: key.get_ref().clone(), permissions, read_only: role.read_only }
+            Role { name: key.get_ref().clone(), permissions, read_only: role.read_only, manages_org: role.manages_org }
         })
         .collect()
 }

@@ -93,6 +93,17 @@ pub fn problem(contract: &Contract, problem: &Problem) -> Rendered {
     Rendered { status: shape.status, body: fill(shape, values).into() }
 }
 
+/// A refusal where there is no product to speak for: no site has the request's host.
+pub fn plain_problem(problem: &Problem) -> Rendered {
+    let kind = problem.kind();
+    let message = match problem {
+        Problem::MalformedRequest(what) => format!("Malformed request: {what}"),
+        _ => kind.default_message().to_owned(),
+    };
+    let body = serde_json::json!({ "error": kind.name(), "message": message }).to_string();
+    Rendered { status: kind.default_status(), body: body.into() }
+}
+
 /// The body of `shape` with its code, its message and what the problem itself says.
 pub(super) fn fill(shape: &ProblemShape, mut values: Values) -> Vec<u8> {
     if values.value(Slot::Details).is_null() {

@@ -149,6 +149,8 @@ pub struct Role {
     pub permissions: Permissions,
     /// The role may only GET and HEAD what is forwarded.
     pub read_only: bool,
+    /// The role acts on the API keys that others of its organization made.
+    pub manages_org: bool,
 }
 
 /// A plan.

@@ -125,6 +125,9 @@ pub struct RawRole {
     /// It may only GET and HEAD.
     #[serde(default)]
     pub read_only: bool,
+    /// It acts on what others of its organization made.
+    #[serde(default)]
+    pub manages_org: bool,
 }
 
 /// A plan.

@@ -1,1 +1,23 @@
-//! See the crate's map.
+//! The request's path, one stage a file, in the order a request meets them:
+//!
+//! ```text
+//! accept -> tls -> connection -> | exchange -> route -> authenticate -> authorize -> throttle
+//!   (per socket)                 |   -> native | forward -> respond -> observe     (per request)
+//! ```
+//!
+//! [`exchange::handle`] is the story; the other files are its sentences. Stages are verbs: they fetch facts
+//! from the machines, ask a rule, and act. They return `Result<_, Refusal>`; only [`respond`] renders one.
+
+pub mod accept;
+pub mod admin;
+pub mod authenticate;
+pub mod authorize;
+pub mod connection;
+pub mod exchange;
+pub mod forward;
+pub mod intake;
+pub mod native;
+pub mod observe;
+pub mod respond;
+pub mod route;
+pub mod throttle;

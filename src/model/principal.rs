@@ -22,6 +22,16 @@ pub enum Method {
     Key(Arc<ApiKey>),
 }
 
+impl Method {
+    /// The word for it in identity headers, logs and assertions.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Token { .. } => "jwt",
+            Self::Key(_) => "api_key",
+        }
+    }
+}
+
 /// A verified caller and the facts that decisions about them need.
 #[derive(Clone, Debug)]
 pub struct Principal {

@@ -1,3 +1,13 @@
-//! The gateway seen from outside.
+//! One binary, whole gateways: real sockets on port 0, real TLS, real stores, real backends.
 
+mod access;
+mod backend;
+mod client;
+mod edge;
+mod harness;
+mod limits;
+mod operator;
+mod products;
 mod samples;
+mod tokens;
+mod transcript;

@@ -258,7 +258,7 @@ impl ConfigMetrics {
     pub(super) fn new(make: &Make<'_>) -> Self {
         Self {
             last_success: make
-                .gauge("config_last_reload_success", "1 when the newest configuration is the one in use."),
+                .gauge("config_last_reload_successful", "1 when the newest configuration is the one in use."),
             last_success_time: make.real_gauge(
                 "config_last_reload_success_timestamp_seconds",
                 "When the configuration in use was loaded, in Unix seconds.",
@@ -310,7 +310,7 @@ mod tests {
         metrics.config.loaded(3, Timestamp::from_secs(1_700_000_001));
         metrics.config.refused();
         let text = metrics.text();
-        assert!(text.contains("tollgate_config_last_reload_success 0\n"));
+        assert!(text.contains("tollgate_config_last_reload_successful 0\n"));
         assert!(text.contains("tollgate_config_generation 3\n"));
         assert!(text.contains("tollgate_config_last_reload_success_timestamp_seconds 1700000001\n"));
     }

@@ -1,0 +1,259 @@
+//! The composition root: open, listen, tend, drain.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Loaded;
+use crate::edge::accept::{self, Door};
+use crate::edge::admin;
+use crate::gateway::{Gateway, Live, Machines};
+use crate::model::entropy::Entropy;
+use crate::model::time::Clock;
+use crate::observe::log::Logs;
+use crate::observe::metrics::Metrics;
+use crate::observe::metrics::labels::ChangeSource;
+use crate::store::Store;
+use crate::tls;
+
+/// How often other nodes' changes are asked for: a fifth of what a revocation may take to be everywhere.
+const FEED_EVERY: Duration = Duration::from_millis(200);
+/// Changes read at once.
+const FEED_BATCH: u32 = 1000;
+/// How often uses of keys are written down and idle windows swept.
+const TEND_EVERY: Duration = Duration::from_secs(10);
+/// How often what is past is deleted, and what counts as past.
+const PURGE_EVERY: Duration = Duration::from_secs(600);
+const PURGE_AFTER: Duration = Duration::from_secs(7 * 86_400);
+/// Connections that may wait in the kernel's queue.
+const BACKLOG: u32 = 4096;
+
+/// What the machine gives, as values.
+#[derive(Clone)]
+pub struct Parts {
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Where randomness comes from.
+    pub entropy: Arc<dyn Entropy>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What is told; whoever opened it finishes it.
+    pub logs: Logs,
+}
+
+/// A gateway that serves.
+pub struct Running {
+    /// The first https listener's address, as bound.
+    pub https: Option<SocketAddr>,
+    /// The first plain listener's address, as bound.
+    pub http: Option<SocketAddr>,
+    /// The admin listener's address, as bound.
+    pub admin: Option<SocketAddr>,
+    /// The gateway itself.
+    pub gateway: Arc<Gateway>,
+    drain_timeout: Duration,
+    drain: CancellationToken,
+    stop: CancellationToken,
+    connections: TaskTracker,
+    tenders: TaskTracker,
+}
+
+/// The runtime that everything runs on.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+/// Opens the store, binds the listeners and starts serving.
+pub async fn start(loaded: Loaded, parts: Parts) -> anyhow::Result<Running> {
+    let Loaded { boot, snapshot, .. } = loaded;
+    let now = parts.clock.now();
+    let metrics = Arc::clone(&parts.metrics);
+    let acceptor = match &boot.tls {
+        None => None,
+        Some(settings) => {
+            let (config, certificates) = tls::server_config(settings, now.wall)?;
+            let expiries = certificates.expiries();
+            metrics.tls.certificates(expiries.iter().map(|expiry| (expiry.name.as_str(), expiry.ends)));
+            Some(TlsAcceptor::from(Arc::new(config)))
+        }
+    };
+    let store = Store::open(&boot.store).await.context("the store could not be opened ([store] url)")?;
+    let generation = snapshot.generation;
+    let live = Live::new(snapshot, &metrics)?;
+    let machines = Machines {
+        clock: Arc::clone(&parts.clock),
+        entropy: parts.entropy,
+        store,
+        metrics: Arc::clone(&metrics),
+        logs: parts.logs,
+    };
+    let gateway = Arc::new(Gateway::new(&boot, live, machines)?);
+    metrics.config.loaded(generation, now.wall);
+
+    let head = gateway.store.change_head().await.context("the change feed could not be read")?;
+    let running = Running {
+        https: None,
+        http: None,
+        admin: None,
+        gateway: Arc::clone(&gateway),
+        drain_timeout: boot.drain_timeout,
+        drain: CancellationToken::new(),
+        stop: CancellationToken::new(),
+        connections: TaskTracker::new(),
+        tenders: TaskTracker::new(),
+    };
+    listen(running, &boot, acceptor, head)
+}
+
+fn listen(
+    mut running: Running,
+    boot: &crate::config::boot::Boot,
+    acceptor: Option<TlsAcceptor>,
+    head: i64,
+) -> anyhow::Result<Running> {
+    let gateway = Arc::clone(&running.gateway);
+    let places = Arc::new(Semaphore::new(boot.connections.max));
+    for (address, tls) in boot.https.iter().map(|at| (*at, true)).chain(boot.http.iter().map(|at| (*at, false))) {
+        let listener = bind(address)?;
+        let bound = listener.local_addr()?;
+        let door = Door {
+            tls: if tls { acceptor.clone() } else { None },
+            places: Arc::clone(&places),
+            drain: running.drain.clone(),
+            connections: running.connections.clone(),
+        };
+        anyhow::ensure!(!tls || door.tls.is_some(), "[listen] https needs certificates under [tls]");
+        tracing::info!(address = %bound, scheme = if tls { "https" } else { "http" }, "listening");
+        running.connections.spawn(accept::accept(Arc::clone(&gateway), listener, door));
+        let first = if tls { &mut running.https } else { &mut running.http };
+        first.get_or_insert(bound);
+    }
+    if let Some(settings) = &boot.admin {
+        let listener = bind(settings.addr)?;
+        let bound = listener.local_addr()?;
+        tracing::info!(address = %bound, scheme = "admin", "listening");
+        running.admin = Some(bound);
+        running.tenders.spawn(admin::serve(
+            Arc::clone(&gateway),
+            listener,
+            settings.token.clone(),
+            running.stop.clone(),
+        ));
+    }
+    running.tenders.spawn(follow_feed(Arc::clone(&gateway), head, running.stop.clone()));
+    running.tenders.spawn(tend(Arc::clone(&gateway), running.stop.clone()));
+    Ok(running)
+}
+
+fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let bind = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bind().with_context(|| format!("{address} cannot be listened on: is something else there? (see [listen])"))
+}
+
+/// Learns what other processes changed. While the store does not answer, cached facts grow stale and `max_stale`
+/// decides how long they still count.
+async fn follow_feed(gateway: Arc<Gateway>, mut seen: i64, stop: CancellationToken) {
+    let mut failing = false;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(FEED_EVERY) => {}
+        }
+        // The time before the question: what is committed later is in the next answer.
+        let asked = gateway.clock.now();
+        match gateway.store.changes_since(seen, FEED_BATCH).await {
+            Ok(changes) => {
+                let whole = changes.len() < FEED_BATCH as usize;
+                for (seq, change) in changes {
+                    gateway.epochs.bump(&change);
+                    gateway.metrics.revocations.changed(ChangeSource::Feed, 1);
+                    seen = seq;
+                }
+                if whole {
+                    gateway.epochs.heard(asked.steady);
+                }
+                gateway.metrics.store.up.set(1);
+                if std::mem::take(&mut failing) {
+                    tracing::info!("the change feed is heard again");
+                }
+            }
+            Err(error) => {
+                gateway.metrics.store.up.set(0);
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::error!(%error, "the change feed cannot be read: cached facts count until [cache] max_stale");
+                }
+            }
+        }
+    }
+}
+
+/// Small chores: uses of keys, idle windows, what is past.
+async fn tend(gateway: Arc<Gateway>, stop: CancellationToken) {
+    let mut purged = gateway.clock.now().steady;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(TEND_EVERY) => {}
+        }
+        let now = gateway.clock.now();
+        gateway.limiter.sweep(now);
+        if let Err(error) = gateway.authenticator.flush_last_used().await {
+            tracing::warn!(%error, "uses of API keys could not be written down; they are kept for the next try");
+        }
+        if now.steady.since(purged) >= PURGE_EVERY {
+            purged = now.steady;
+            if let Err(error) = gateway.store.purge(now.wall.minus(PURGE_AFTER)).await {
+                tracing::warn!(%error, "what is past could not be deleted");
+            }
+        }
+    }
+}
+
+impl Running {
+    /// Serves until SIGTERM or SIGINT, then drains.
+    pub async fn until_signal(self) {
+        use tokio::signal::unix::{SignalKind, signal};
+        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(mut terminate), Ok(mut interrupt)) => {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            }
+            // Without handlers a signal ends the process by itself; until then it serves.
+            _ => std::future::pending().await,
+        }
+        self.drain().await;
+    }
+
+    /// Stops accepting, lets requests under way finish (up to the drain timeout), writes down what is only in
+    /// memory, and closes the store.
+    pub async fn drain(self) {
+        tracing::info!("draining");
+        self.gateway.start_draining();
+        self.drain.cancel();
+        self.connections.close();
+        if tokio::time::timeout(self.drain_timeout, self.connections.wait()).await.is_err() {
+            tracing::warn!(connections = self.connections.len(), "connections were still open at the drain timeout");
+        }
+        self.stop.cancel();
+        self.tenders.close();
+        self.tenders.wait().await;
+        if let Err(error) = self.gateway.authenticator.flush_last_used().await {
+            tracing::warn!(%error, "the last uses of API keys could not be written down");
+        }
+        self.gateway.store.close().await;
+    }
+}

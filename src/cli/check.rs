@@ -1,0 +1,42 @@
+//! `tollgate check`: is this configuration usable?
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::config;
+use crate::contract::source::Located;
+
+/// Checks the file and says so; exit status 78 (`EX_CONFIG`) when it cannot be used.
+pub fn run(path: &Path) -> ExitCode {
+    let loaded = match config::load(path, &super::Reading::to_look().inputs()) {
+        Ok(loaded) => loaded,
+        Err(errors) => return complain(path, &errors),
+    };
+    for warning in &loaded.warnings {
+        eprintln!("warning: {warning}");
+    }
+    println!("{} is good", path.display());
+    for site in &loaded.snapshot.sites {
+        println!(
+            "  site {}: contract {}, hosts {}, {} native operations, {} routes, {} upstreams",
+            site.name,
+            site.contract.name,
+            site.hosts.join(", "),
+            site.contract.operations.len(),
+            site.routes.len(),
+            site.upstreams.len(),
+        );
+    }
+    ExitCode::SUCCESS
+}
+
+/// Prints every error with its place and remedy.
+pub fn complain(path: &Path, errors: &[Located]) -> ExitCode {
+    for error in errors {
+        eprintln!("{error}");
+    }
+    let count = errors.len();
+    let errors = if count == 1 { "error" } else { "errors" };
+    eprintln!("{} cannot be used: {count} {errors}", path.display());
+    ExitCode::from(super::EX_CONFIG)
+}

@@ -1,0 +1,113 @@
+//! `tollgate demo`: everything at once, to look at.
+//!
+//! Development certificates under `certs/`, a store and secrets under `data/`, a backend that echoes, and the
+//! gateway before it. Nothing to install, nothing to configure.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use tokio::task::JoinSet;
+
+use super::serve::Opened;
+use super::{Reading, echo, tour};
+use crate::app::{self, Parts, Running};
+use crate::config::env::Override;
+use crate::config::template::{self, Place};
+use crate::config::{self, Loaded};
+use crate::tls::development::authority;
+
+/// `tollgate demo …`
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Play the whole story instead of waiting for requests: each step is printed and checked.
+    #[arg(long)]
+    tour: bool,
+    /// Where to listen for https; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443")]
+    https: SocketAddr,
+    /// Where the operator's listener is.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
+    admin: SocketAddr,
+    /// Where the store and the secrets are kept.
+    #[arg(long, value_name = "FOLDER", default_value = "data")]
+    data: PathBuf,
+    /// Where the development certificates are kept.
+    #[arg(long, value_name = "FOLDER", default_value = "certs")]
+    certs: PathBuf,
+}
+
+/// Runs the demo until Ctrl-C, or the tour to its end.
+pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let runtime = app::runtime()?;
+    let mut tasks = JoinSet::new();
+    let backend = runtime.block_on(echo::start(&mut tasks))?;
+    let Arguments { https, admin, data, certs, .. } = arguments;
+    let place = Place { https: *https, admin: *admin, data, certs };
+    let text = template::demo(&format!("http://{backend}"), &place);
+    let mut flags = vec![Override::from_flag("demo", "log.format", "text")];
+    if arguments.tour {
+        // The steps are the output; the log would stand between them.
+        flags.push(Override::from_flag("demo", "log.level", "warn"));
+        flags.push(Override::from_flag("demo", "log.access", "false"));
+    }
+    let loaded = match config::load_text("(demo)", &text, &Reading::to_serve(flags).inputs()) {
+        Ok(loaded) => loaded,
+        Err(errors) => return Ok(super::check::complain("demo".as_ref(), &errors)),
+    };
+    let opened = Opened::new(&loaded)?;
+    let outcome = runtime.block_on(show(arguments, loaded, opened.parts.clone()));
+    opened.finish();
+    outcome
+}
+
+async fn show(arguments: &Arguments, loaded: Loaded, parts: Parts) -> anyhow::Result<ExitCode> {
+    let admin_token = loaded.boot.admin.as_ref().and_then(|admin| admin.token.clone());
+    let authority = authority(&arguments.certs);
+    let running = app::start(loaded, parts).await?;
+    if arguments.tour {
+        let outcome = tour::play(&running, &authority, admin_token.as_ref()).await;
+        running.drain().await;
+        return outcome.map(|()| ExitCode::SUCCESS);
+    }
+    invite(&running, &authority);
+    running.until_signal().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn invite(running: &Running, authority: &Path) {
+    let authority = authority.display();
+    let port = running.https.map_or(8443, |address| address.port());
+    let admin = running.admin.map(|address| address.to_string()).unwrap_or_default();
+    println!(
+        r#"
+Tollgate is up: https://localhost:{port}, before a backend that echoes what it receives.
+Paste these into another terminal, in this folder:
+
+  # make an account
+  curl --cacert {authority} https://localhost:{port}/api/v1/auth/register \
+    -H 'Content-Type: application/json' \
+    -d '{{"email": "you@example.com", "password": "correct horse battery", "name": "You"}}'
+
+  # sign in, and keep the token
+  TOKEN=$(curl -s --cacert {authority} https://localhost:{port}/api/v1/auth/login \
+    -H 'Content-Type: application/json' \
+    -d '{{"email": "you@example.com", "password": "correct horse battery"}}' \
+    | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
+
+  # a call that is forwarded: see the identity headers that the backend gets
+  curl -i --cacert {authority} https://localhost:{port}/api/v1/posts -H "Authorization: Bearer $TOKEN"
+
+  # without a token it goes nowhere
+  curl -i --cacert {authority} https://localhost:{port}/api/v1/posts
+
+  # an API key that may read posts and nothing else
+  curl --cacert {authority} https://localhost:{port}/api/v1/api-keys -H "Authorization: Bearer $TOKEN" \
+    -H 'Content-Type: application/json' -d '{{"name": "reader", "permissions": ["read:posts"]}}'
+
+  # what an operator sees
+  curl http://{admin}/metrics
+
+Play the whole story with `tollgate demo --tour`. Ctrl-C ends it."#
+    );
+}

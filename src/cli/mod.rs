@@ -1,0 +1,150 @@
+//! The command line: what can be asked of the binary, and which file answers.
+
+mod check;
+mod demo;
+mod echo;
+mod operate;
+mod secrets;
+mod serve;
+mod tour;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::config::Inputs;
+use crate::config::env::{Env, Override};
+use crate::contract::compile;
+use crate::model::entropy::SystemEntropy;
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// A configuration that cannot be used: `EX_CONFIG` of sysexits.h.
+const EX_CONFIG: u8 = 78;
+
+/// Tollgate: a reverse-proxy authentication gateway.
+#[derive(Debug, Parser)]
+#[command(version, about, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway.
+    Serve(serve::Arguments),
+    /// Try it: certificates, store, a backend that echoes, and the gateway, in one command.
+    Demo(demo::Arguments),
+    /// Check a configuration: every error with its place and its remedy (exit status 78).
+    Check(ConfigFile),
+    /// Look at the built-in product contracts.
+    #[command(subcommand)]
+    Contract(Contract),
+    /// List, read and change users.
+    #[command(subcommand)]
+    Users(operate::Users),
+    /// List, read and change organizations.
+    #[command(subcommand)]
+    Orgs(operate::Orgs),
+    /// List and revoke API keys.
+    #[command(subcommand)]
+    Keys(operate::Keys),
+    /// List and end sessions.
+    #[command(subcommand)]
+    Sessions(operate::Sessions),
+    /// Make signing keys and secrets.
+    #[command(subcommand)]
+    Secrets(secrets::Secrets),
+    /// Print a completion script for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Which configuration.
+#[derive(Debug, Clone, clap::Args)]
+struct ConfigFile {
+    /// The configuration file.
+    #[arg(
+        long,
+        short,
+        value_name = "FILE",
+        default_value = "config/gateway.toml",
+        env = "TOLLGATE_CONFIG",
+        global = true
+    )]
+    config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Contract {
+    /// Name them.
+    List,
+    /// Print one: the file to copy for a product of your own.
+    Show {
+        /// Its name, such as `vantage`.
+        name: String,
+    },
+}
+
+/// Runs the command that the arguments name.
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match arguments.command {
+        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Check(file) => Ok(check::run(&file.config)),
+        Command::Contract(command) => contract(&command),
+        Command::Users(command) => operate::run(&command.into()),
+        Command::Orgs(command) => operate::run(&command.into()),
+        Command::Keys(command) => operate::run(&command.into()),
+        Command::Sessions(command) => operate::run(&command.into()),
+        Command::Secrets(command) => secrets::run(&command),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "tollgate", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("tollgate: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn contract(command: &Contract) -> anyhow::Result<ExitCode> {
+    match command {
+        Contract::List => compile::BUILTIN.iter().for_each(|name| println!("{name}")),
+        Contract::Show { name } => print!("{}", compile::show(name)?),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// How a configuration is read for a command: the environment once, the flags over it.
+struct Reading {
+    env: Env,
+    flags: Vec<Override>,
+    write: bool,
+}
+
+impl Reading {
+    /// For a command that starts a gateway: secrets that are to be generated are.
+    fn to_serve(flags: Vec<Override>) -> Self {
+        Self { env: environment(), flags, write: true }
+    }
+
+    /// For a command that only looks.
+    fn to_look() -> Self {
+        Self { env: environment(), flags: Vec::new(), write: false }
+    }
+
+    fn inputs(&self) -> Inputs<'_> {
+        Inputs { env: &self.env, flags: &self.flags, entropy: &SystemEntropy, write: self.write, generation: 1 }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+fn environment() -> Env {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}

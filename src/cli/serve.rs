@@ -1,0 +1,103 @@
+//! `tollgate serve`: the gateway, until it is told to stop.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{ConfigFile, Reading};
+use crate::app::{self, Parts};
+use crate::config::env::Override;
+use crate::config::template::{self, Place};
+use crate::config::{self, Loaded};
+use crate::model::entropy::SystemEntropy;
+use crate::model::time::{Clock, SystemClock};
+use crate::observe::log::{self, LogWriter, Output};
+use crate::observe::metrics::Metrics;
+
+/// How long the last log lines may take.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// `tollgate serve …`
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Try it before one backend, without a configuration file: everything that is authenticated goes there.
+    #[arg(long, value_name = "URL")]
+    upstream: Option<String>,
+    /// Listen here for https instead of where the configuration says.
+    #[arg(long, value_name = "ADDRESS")]
+    https: Option<String>,
+    /// Listen here for plain http as well.
+    #[arg(long, value_name = "ADDRESS")]
+    http: Option<String>,
+    /// Listen here for the operator instead of where the configuration says.
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<String>,
+}
+
+impl Arguments {
+    fn flags(&self) -> Vec<Override> {
+        let given = [
+            ("--https", "listen.https", &self.https),
+            ("--http", "listen.http", &self.http),
+            ("--admin", "listen.admin", &self.admin),
+        ];
+        let set = |(flag, key, value): (&str, &str, &Option<String>)| {
+            value.as_ref().map(|value| Override::from_flag(flag, key, value))
+        };
+        given.into_iter().filter_map(set).collect()
+    }
+}
+
+/// Serves until SIGTERM or SIGINT, then drains.
+pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let reading = Reading::to_serve(arguments.flags());
+    let (loaded, name) = match &arguments.upstream {
+        Some(url) => {
+            let text = template::for_upstream(url, &Place::default());
+            (config::load_text("(--upstream)", &text, &reading.inputs()), "--upstream".into())
+        }
+        None => (config::load(&arguments.file.config, &reading.inputs()), arguments.file.config.clone()),
+    };
+    let loaded = match loaded {
+        Ok(loaded) => loaded,
+        Err(errors) => return Ok(super::check::complain(&name, &errors)),
+    };
+    for warning in &loaded.warnings {
+        eprintln!("warning: {warning}");
+    }
+    let runtime = app::runtime()?;
+    let opened = Opened::new(&loaded)?;
+    let served = runtime.block_on(async {
+        let running = app::start(loaded, opened.parts.clone()).await?;
+        running.until_signal().await;
+        Ok(ExitCode::SUCCESS)
+    });
+    opened.finish();
+    served
+}
+
+/// What the machine gives, with the log's threads that must be ended.
+pub struct Opened {
+    /// The parts to start with.
+    pub parts: Parts,
+    writer: LogWriter,
+}
+
+impl Opened {
+    /// Opens the log as configured.
+    pub fn new(loaded: &Loaded) -> anyhow::Result<Self> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let metrics = Arc::new(Metrics::new(clock.now().wall));
+        let (logs, writer) = log::init(&loaded.boot.log, &Output::Stdout, Arc::clone(&clock), &metrics)?;
+        Ok(Self { parts: Parts { clock, entropy: Arc::new(SystemEntropy), metrics, logs }, writer })
+    }
+
+    /// Writes what waits to be logged.
+    pub fn finish(self) {
+        if !self.writer.finish(LAST_WORDS) {
+            eprintln!("tollgate: the last log lines could not be written in {LAST_WORDS:?}");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The listeners: sockets in, connections out, within a bound.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::connection::{self, Connection, Handshake};
+use crate::gateway::Gateway;
+use crate::observe::metrics::labels::{self, Listener, TlsVersion};
+
+/// A listener of the data port.
+#[derive(Clone)]
+pub struct Door {
+    /// Terminates TLS; `None` on the plain listener.
+    pub tls: Option<TlsAcceptor>,
+    /// Connections at once, over all listeners.
+    pub places: Arc<Semaphore>,
+    /// Cancelled when the gateway drains.
+    pub drain: CancellationToken,
+    /// Owns every connection's task until it ends.
+    pub connections: TaskTracker,
+}
+
+/// How long to wait when the process is out of descriptors: accepting at once would only spin.
+const EXHAUSTED: Duration = Duration::from_millis(50);
+
+/// Accepts until the gateway drains.
+pub async fn accept(gateway: Arc<Gateway>, listener: TcpListener, door: Door) {
+    loop {
+        // The place is taken before the socket: at the bound, new clients wait in the kernel's queue.
+        let place = tokio::select! {
+            () = door.drain.cancelled() => return,
+            place = Arc::clone(&door.places).acquire_owned() => place,
+        };
+        let Ok(place) = place else { return };
+        let accepted = tokio::select! {
+            () = door.drain.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((socket, peer)) => {
+                let serving = serve(Arc::clone(&gateway), socket, peer, door.clone(), place);
+                door.connections.spawn(serving);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accept failed");
+                tokio::time::sleep(EXHAUSTED).await;
+            }
+        }
+    }
+}
+
+async fn serve(gateway: Arc<Gateway>, socket: TcpStream, peer: SocketAddr, door: Door, place: OwnedSemaphorePermit) {
+    // Answers are written whole; waiting for more to fill a segment only adds latency.
+    let _ = socket.set_nodelay(true);
+    let listener = if door.tls.is_some() { Listener::Https } else { Listener::Http };
+    let gauge = gateway.metrics.connections.opened(listener);
+    match door.tls {
+        None => {
+            let connection = Arc::new(Connection { peer, tls: None });
+            connection::serve(gateway, socket, connection, door.drain).await;
+        }
+        Some(acceptor) => {
+            let handshake = tokio::time::timeout(gateway.bounds.handshake_timeout, acceptor.accept(socket)).await;
+            let stream = match handshake {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(_)) => return gateway.metrics.tls.handshake(TlsVersion::Undecided, labels::Handshake::Failed),
+                Err(_) => return gateway.metrics.tls.handshake(TlsVersion::Undecided, labels::Handshake::TimedOut),
+            };
+            let (_, session) = stream.get_ref();
+            let version = TlsVersion::of(session.protocol_version());
+            let resumed = session.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+            let http2 = session.alpn_protocol() == Some(b"h2");
+            let outcome = if resumed { labels::Handshake::Resumed } else { labels::Handshake::Full };
+            gateway.metrics.tls.handshake(version, outcome);
+            let connection = Arc::new(Connection { peer, tls: Some(Handshake { version, http2 }) });
+            connection::serve(gateway, stream, connection, door.drain).await;
+        }
+    }
+    drop(gauge);
+    drop(place);
+}

@@ -1,0 +1,167 @@
+//! The admin listener: `/metrics`, `/healthz`, `/readyz`, and the operator's acts under `/v1` with a token.
+//!
+//! It is a listener of its own, never a path on the data port, and it never speaks for a product.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::gateway::Gateway;
+use crate::model::secret::Secret;
+use crate::native::operator::{self, Desk};
+use crate::observe::audit::{self, Actor, Event};
+use crate::observe::metrics::labels::Listener;
+
+/// The longest body of an act, in bytes.
+const BODY: usize = 64 * 1024;
+/// How long a request's head or body may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+type Answer = Response<Full<Bytes>>;
+
+/// Serves the admin listener until `stop`, which comes after the data port has drained: an operator wants to
+/// see the end.
+pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, token: Option<Secret>, stop: CancellationToken) {
+    let token = Arc::new(token);
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((socket, peer)) = accepted else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let held = gateway.metrics.connections.opened(Listener::Admin);
+        let (gateway, token, stop) = (Arc::clone(&gateway), Arc::clone(&token), stop.clone());
+        connections.spawn(async move {
+            let service = service_fn(move |request| {
+                let (gateway, token) = (Arc::clone(&gateway), Arc::clone(&token));
+                async move { Ok::<_, Infallible>(answer(&gateway, token.as_ref().as_ref(), peer.ip(), request).await) }
+            });
+            let serving = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(PATIENCE)
+                .serve_connection(TokioIo::new(socket), service);
+            tokio::select! {
+                _ = serving => {}
+                () = stop.cancelled() => {}
+            }
+            drop(held);
+        });
+    }
+    connections.close();
+    connections.wait().await;
+}
+
+async fn answer(
+    gateway: &Gateway,
+    token: Option<&Secret>,
+    peer: std::net::IpAddr,
+    request: Request<Incoming>,
+) -> Answer {
+    let (head, body) = request.into_parts();
+    match head.uri.path() {
+        path if path.starts_with("/v1/") || path == "/v1" => {
+            if let Err(refused) = admit(token, &head) {
+                return refused;
+            }
+            act(gateway, peer, &head, body).await
+        }
+        _ if head.method != Method::GET && head.method != Method::HEAD => {
+            let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            answer
+        }
+        "/healthz" => text(StatusCode::OK, "ok\n"),
+        "/readyz" => match gateway.readiness().await {
+            Ok(()) => text(StatusCode::OK, "ready\n"),
+            Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {why}\n")),
+        },
+        "/metrics" => {
+            gateway.refresh_gauges();
+            let mut answer = text(StatusCode::OK, &gateway.metrics.text());
+            let exposition = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            answer.headers_mut().insert(CONTENT_TYPE, exposition);
+            answer
+        }
+        _ => text(StatusCode::NOT_FOUND, "there is /metrics, /healthz, /readyz and /v1/sites\n"),
+    }
+}
+
+fn admit(token: Option<&Secret>, head: &http::request::Parts) -> Result<(), Answer> {
+    let Some(token) = token else {
+        let why = "no token is configured for the operator's API: set token or token_file under [admin]";
+        return Err(json_answer(403, &json!({ "error": why })));
+    };
+    let presented = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let presented = presented.and_then(|value| value.strip_prefix("Bearer ")).map(|text| Secret::new(text.to_owned()));
+    if presented.is_some_and(|presented| presented == *token) {
+        return Ok(());
+    }
+    let mut refused =
+        json_answer(401, &json!({ "error": "the operator's API needs `Authorization: Bearer <admin token>`" }));
+    refused.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tollgate admin\""));
+    Err(refused)
+}
+
+async fn act(gateway: &Gateway, peer: std::net::IpAddr, head: &http::request::Parts, body: Incoming) -> Answer {
+    let whole = tokio::time::timeout(PATIENCE, Limited::new(body, BODY).collect()).await;
+    let Ok(Ok(body)) = whole else {
+        return json_answer(
+            400,
+            &json!({ "error": format!("the body did not arrive within {PATIENCE:?} and {BODY} bytes") }),
+        );
+    };
+    let now = gateway.clock.now();
+    let live = gateway.live();
+    let sites: Vec<_> = live.sites.iter().map(|live| Arc::clone(&live.site)).collect();
+    let desk = Desk {
+        store: &gateway.store,
+        sites: &sites,
+        forget: &|change| gateway.forget(change),
+        audit: &|site, act| {
+            let actor = Actor::Operator(audit::Door::AdminApi);
+            gateway.logs.audit(&Event {
+                time: now.wall,
+                actor,
+                act,
+                site: Some(site),
+                client: Some(peer),
+                request_id: None,
+            });
+        },
+        now,
+    };
+    let query = head.uri.query().unwrap_or("");
+    let reply = operator::handle(&desk, &head.method, head.uri.path(), query, &body.to_bytes()).await;
+    json_answer(reply.status, &reply.body)
+}
+
+fn json_answer(status: u16, body: &serde_json::Value) -> Answer {
+    let mut answer = text(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), &body.to_string());
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+fn text(status: StatusCode, body: &str) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body.to_owned())));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}

@@ -1,0 +1,81 @@
+//! One client connection: HTTP/1.1 or HTTP/2 over whatever `accept` hands over.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+
+use super::exchange;
+use crate::gateway::Gateway;
+use crate::observe::metrics::labels::TlsVersion;
+
+/// What is known of a connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// The other end of the socket.
+    pub peer: SocketAddr,
+    /// What the handshake settled; `None` on the plain listener.
+    pub tls: Option<Handshake>,
+}
+
+/// What a TLS handshake settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handshake {
+    /// TLS 1.3 or 1.2.
+    pub version: TlsVersion,
+    /// Whether ALPN chose HTTP/2.
+    pub http2: bool,
+}
+
+/// Serves a connection until it ends, or until `drain` asks it to finish what it has begun.
+pub async fn serve<S>(gateway: Arc<Gateway>, stream: S, connection: Arc<Connection>, drain: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let bounds = gateway.bounds.clone();
+    let http2 = connection.tls.is_some_and(|tls| tls.http2);
+    let service = service_fn(move |request| {
+        let (gateway, connection) = (Arc::clone(&gateway), Arc::clone(&connection));
+        async move { Ok::<_, Infallible>(exchange::handle(&gateway, &connection, request).await) }
+    });
+    // The error of a connection is the client's doing (a reset, a bad preface, a timeout) and hyper has
+    // already answered what could be answered; what it cost is in the metrics.
+    if http2 {
+        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(bounds.max_streams)
+            .max_header_list_size(u32::try_from(bounds.max_header_size).unwrap_or(u32::MAX))
+            .keep_alive_interval(Some(bounds.idle_timeout))
+            .keep_alive_timeout(bounds.header_timeout);
+        let serving = builder.serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(serving);
+        tokio::select! {
+            _ = serving.as_mut() => {}
+            () = drain.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                let _ = serving.await;
+            }
+        }
+    } else {
+        let mut builder = hyper::server::conn::http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(bounds.header_timeout)
+            .max_buf_size(bounds.max_header_size.max(8192))
+            .max_headers(bounds.max_headers);
+        let serving = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        tokio::pin!(serving);
+        tokio::select! {
+            _ = serving.as_mut() => {}
+            () = drain.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                let _ = serving.await;
+            }
+        }
+    }
+}

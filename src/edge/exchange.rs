@@ -1,0 +1,114 @@
+//! One request, from its head to the end of its answer.
+//!
+//! [`handle`] is the whole path in straight code. [`Exchange`] is what the stages learn on the way: later
+//! stages, the answer's headers and the access log read it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+
+use super::connection::Connection;
+use super::observe::Observed;
+use super::throttle::Rates;
+use super::{authenticate, authorize, forward, intake, native, observe, respond, route, throttle};
+use crate::gateway::{Gateway, Live, LiveSite};
+use crate::model::principal::Principal;
+use crate::model::refusal::Refusal;
+use crate::model::time::Now;
+use crate::upstream::body::Body;
+
+/// What is known of a request so far.
+#[derive(Debug)]
+pub struct Exchange {
+    /// The gateway that serves it.
+    pub gateway: Arc<Gateway>,
+    /// The configuration in force when it arrived; a reload does not change it under way.
+    pub live: Arc<Live>,
+    /// The connection it came on.
+    pub connection: Arc<Connection>,
+    /// When it arrived: the only reading of the clock that decisions use.
+    pub now: Now,
+    /// Its id, in the log, towards the backend and in the answer.
+    pub request_id: String,
+    /// Who sent it: the peer, or what trusted proxies say of it.
+    pub client: IpAddr,
+    /// Its method.
+    pub method: Method,
+    /// Its canonical path; empty until `intake` has found it sound.
+    pub path: String,
+    /// The site it is for.
+    pub site: Option<Arc<LiveSite>>,
+    /// The route or operation that took it, as configured.
+    pub route: Option<Arc<str>>,
+    /// Who sent it, once verified.
+    pub principal: Option<Arc<Principal>>,
+    /// What its windows hold, once asked.
+    pub rates: Option<Rates>,
+    /// The upstream it went to.
+    pub upstream: Option<Arc<str>>,
+    /// Bytes of its body that were taken so far.
+    pub received: Arc<AtomicU64>,
+    /// Whether a credential was presented (for `WWW-Authenticate`).
+    pub presented: bool,
+}
+
+/// Serves one request. Whatever happens, there is an answer.
+pub async fn handle(
+    gateway: &Arc<Gateway>,
+    connection: &Arc<Connection>,
+    request: Request<Incoming>,
+) -> Response<Observed> {
+    let mut exchange = Exchange::begin(gateway, connection, &request);
+    let outcome = run(&mut exchange, request).await;
+    let (answer, told) = match outcome {
+        Ok(answer) => (answer, None),
+        Err(refusal) => respond::refuse(&mut exchange, refusal).await,
+    };
+    let answer = respond::complete(&exchange, answer);
+    observe::observe(exchange, answer, told)
+}
+
+async fn run(exchange: &mut Exchange, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    let (mut head, body) = request.into_parts();
+    intake::take(exchange, &mut head)?;
+    let target = route::find(exchange)?;
+    authenticate::authenticate(exchange, &head.headers, &target).await?;
+    let permit = authorize::authorize(exchange, target)?;
+    throttle::admit(exchange, &permit).await?;
+    match permit {
+        authorize::Permit::Native(permit) => native::serve(exchange, permit, &head, body).await,
+        authorize::Permit::Forward(permit) => forward::forward(exchange, permit, head, body).await,
+        authorize::Permit::KeySet => Ok(native::key_set(exchange)),
+    }
+}
+
+impl Exchange {
+    fn begin(gateway: &Arc<Gateway>, connection: &Arc<Connection>, request: &Request<Incoming>) -> Self {
+        let now = gateway.clock.now();
+        Self {
+            gateway: Arc::clone(gateway),
+            live: gateway.live(),
+            connection: Arc::clone(connection),
+            now,
+            request_id: gateway.request_id(),
+            client: connection.peer.ip().to_canonical(),
+            method: request.method().clone(),
+            path: String::new(),
+            site: None,
+            route: None,
+            principal: None,
+            rates: None,
+            upstream: None,
+            received: Arc::default(),
+            presented: false,
+        }
+    }
+
+    /// The site; every stage after `intake` has one.
+    pub fn site(&self) -> &Arc<LiveSite> {
+        self.site.as_ref().expect("intake refuses a request whose host no site has")
+    }
+}

@@ -1,0 +1,146 @@
+//! To the backend and back, streaming both ways.
+//!
+//! The only caller of `upstream`, and only with a [`ForwardPermit`]. The order matters: what the client's
+//! `Connection` header names is deleted first, identity is added after, so that no client can have it deleted.
+
+use std::sync::Arc;
+
+use http::header::{AUTHORIZATION, HOST};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
+use hyper::body::Incoming;
+
+use super::authorize::ForwardPermit;
+use super::exchange::Exchange;
+use crate::config::snapshot::Route;
+use crate::gateway::LiveSite;
+use crate::model::principal::{Method, Principal};
+use crate::model::problem::Problem;
+use crate::model::refusal::Refusal;
+use crate::observe::metrics::labels::UpstreamOutcome;
+use crate::upstream::SendError;
+use crate::upstream::body::Body;
+use crate::upstream::hygiene::{self, Came};
+
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Sends the permitted request on.
+pub async fn forward(
+    exchange: &mut Exchange,
+    permit: ForwardPermit,
+    head: Parts,
+    body: Incoming,
+) -> Result<Response<Body>, Refusal> {
+    let live = Arc::clone(exchange.site());
+    let route = &live.site.routes[permit.route()];
+    let upstream = &live.upstreams[route.upstream];
+    exchange.upstream = Some(Arc::clone(&upstream.name));
+    let target = target(&exchange.path, head.uri.query())?;
+    let headers = request_headers(exchange, &live, route, &permit, &head).await?;
+    let mut request = Request::new(Body::client(body, route.max_body, exchange.gateway.bounds.body_timeout)?);
+    *request.method_mut() = head.method;
+    *request.uri_mut() = target;
+    *request.headers_mut() = headers;
+    let in_flight = upstream.metrics.started();
+    let answered = exchange.gateway.pools.send(&upstream.settings, request, route.response_timeout).await;
+    drop(in_flight);
+    let outcome = match &answered {
+        Ok(answer) => UpstreamOutcome::answered(answer.status().as_u16()),
+        Err(error) => outcome(error),
+    };
+    upstream.metrics.finished(outcome, exchange.gateway.clock.now().steady.since(exchange.now.steady));
+    Ok(answered?)
+}
+
+async fn request_headers(
+    exchange: &Exchange,
+    live: &LiveSite,
+    route: &Route,
+    permit: &ForwardPermit,
+    head: &Parts,
+) -> Result<HeaderMap, Refusal> {
+    let mut headers = head.headers.clone();
+    let connection = &exchange.connection;
+    let trusted = exchange.live.is_trusted(connection.peer.ip());
+    let host = head.uri.authority().map_or_else(
+        || headers.get(HOST).cloned().ok_or(Problem::MalformedRequest("no Host")),
+        |authority| {
+            HeaderValue::from_str(authority.as_str()).map_err(|_| Problem::MalformedRequest("the host is not text"))
+        },
+    )?;
+    let scheme = hygiene::client_scheme(&headers, trusted, connection.tls.is_some());
+    let came = Came { from: text(&exchange.client.to_string())?, scheme: HeaderValue::from_static(scheme), host };
+    hygiene::forward(&mut headers, &came);
+    if !route.forward_credential {
+        headers.remove(AUTHORIZATION);
+    }
+    headers.insert(&REQUEST_ID, text(&exchange.request_id)?);
+    if let Some(principal) = permit.caller() {
+        identify(&mut headers, live, principal)?;
+        if route.assertion {
+            let contract = &live.site.contract;
+            let audience = &live.upstreams[route.upstream].name;
+            let assertions = &exchange.gateway.assertions;
+            let made = assertions.of(&live.credentials, contract, principal, audience, exchange.now.wall).await;
+            headers.insert(live.site.identity.assertion.clone(), text(&made.map_err(Refusal::internal)?)?);
+        }
+    }
+    Ok(headers)
+}
+
+fn outcome(error: &SendError) -> UpstreamOutcome {
+    match error {
+        SendError::Connect { .. } => UpstreamOutcome::Connect,
+        SendError::ConnectTimeout { .. } | SendError::ResponseTimeout | SendError::IdleTimeout => {
+            UpstreamOutcome::Timeout
+        }
+        SendError::Busy { .. } => UpstreamOutcome::Exhausted,
+        SendError::Closed(_) => UpstreamOutcome::Closed,
+        SendError::Nonsense(_) | SendError::Unacceptable(_) => UpstreamOutcome::Protocol,
+        SendError::RequestBody { .. } => UpstreamOutcome::Cancelled,
+    }
+}
+
+/// Adds who is asking, under the site's header names.
+fn identify(headers: &mut HeaderMap, live: &LiveSite, principal: &Principal) -> Result<(), Refusal> {
+    let (names, ids) = (&live.site.identity, &live.site.contract.ids);
+    let account = &principal.account;
+    headers.insert(names.user_id.clone(), text(&ids.user.render(account.user.id.uuid()))?);
+    headers.insert(names.user_email.clone(), text(&account.user.email)?);
+    headers.insert(names.org_id.clone(), text(&ids.org.render(account.org.id.uuid()))?);
+    headers.insert(names.user_role.clone(), text(&account.user.role)?);
+    headers.insert(names.plan.clone(), text(&account.org.plan)?);
+    let permissions = match &principal.permissions.key {
+        Some(key) => key,
+        None => &principal.permissions.role,
+    };
+    let list: Vec<&str> = permissions.iter().map(crate::model::access::Permission::as_str).collect();
+    headers.insert(names.permissions.clone(), text(&list.join(","))?);
+    match &principal.method {
+        Method::Token { session, .. } => {
+            headers.insert(names.auth_method.clone(), HeaderValue::from_static("jwt"));
+            headers.insert(names.session_id.clone(), text(&ids.session.render(session.uuid()))?);
+        }
+        Method::Key(key) => {
+            headers.insert(names.auth_method.clone(), HeaderValue::from_static("api_key"));
+            headers.insert(names.key_id.clone(), text(&ids.key.render(key.id.uuid()))?);
+        }
+    }
+    Ok(())
+}
+
+/// The path that was decided on, with the client's query.
+fn target(path: &str, query: Option<&str>) -> Result<Uri, Refusal> {
+    let whole = match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let target = PathAndQuery::try_from(whole).map_err(|_| Problem::AmbiguousPath)?;
+    Ok(Uri::from(target))
+}
+
+/// A header value; text that cannot be one (an address outside ASCII is sent as UTF-8) is our fault, not a client's.
+fn text(value: &str) -> Result<HeaderValue, Refusal> {
+    HeaderValue::from_bytes(value.as_bytes()).map_err(Refusal::internal)
+}

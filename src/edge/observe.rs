@@ -1,0 +1,137 @@
+//! The end of a request: counted and logged when its answer's last byte is out, not when its head is.
+
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Frame, SizeHint};
+
+use super::exchange::Exchange;
+use crate::model::principal::Method;
+use crate::model::problem::ProblemKind;
+use crate::model::refusal::Fault;
+use crate::observe::access::AccessLine;
+use crate::observe::metrics::{Decision, Finished, Held};
+use crate::upstream::body::{Body, BodyError};
+
+/// What a refused client was told, and why.
+#[derive(Debug)]
+pub struct Told {
+    /// The problem.
+    pub kind: ProblemKind,
+    /// What went wrong on our side.
+    pub fault: Option<Fault>,
+}
+
+/// An answer's body that tells when it is over, however it ends.
+pub struct Observed {
+    body: Body,
+    record: Option<Box<Record>>,
+}
+
+struct Record {
+    exchange: Exchange,
+    status: u16,
+    told: Option<Told>,
+    sent: u64,
+    held: Held,
+}
+
+/// Wraps the answer so that its end is seen.
+pub fn observe(exchange: Exchange, answer: Response<Body>, told: Option<Told>) -> Response<Observed> {
+    let status = answer.status().as_u16();
+    let held = exchange.site.as_ref().map_or(&exchange.gateway.no_site, |live| &live.metrics).started();
+    answer.map(|body| Observed { body, record: Some(Box::new(Record { exchange, status, told, sent: 0, held })) })
+}
+
+impl http_body::Body for Observed {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        let Some(record) = &mut self.record else { return polled };
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            record.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        if let Some(record) = self.record.take() {
+            (*record).close();
+        }
+    }
+}
+
+impl Record {
+    fn close(self) {
+        let Self { exchange, status, told, sent, held } = self;
+        drop(held);
+        let took = exchange.gateway.clock.now().steady.since(exchange.now.steady);
+        let decision = match &told {
+            Some(told) => Decision::Refused(told.kind),
+            None if exchange.upstream.is_some() => Decision::Forwarded,
+            None => Decision::Native,
+        };
+        let received = exchange.received.load(Ordering::Relaxed);
+        let metrics = exchange.site.as_ref().map_or(&exchange.gateway.no_site, |live| &live.metrics);
+        metrics.finished(&Finished { method: &exchange.method, status, decision, took, received, sent });
+        let fault = told.as_ref().and_then(|told| told.fault.as_ref());
+        if let Some(fault) = fault {
+            tracing::error!(request_id = %exchange.request_id, error = fault as &dyn std::error::Error, "a request failed on our side");
+        }
+        if exchange.gateway.logs.wants_access() {
+            log(&exchange, status, told.as_ref(), took, received, sent);
+        }
+    }
+}
+
+fn log(exchange: &Exchange, status: u16, told: Option<&Told>, took: Duration, received: u64, sent: u64) {
+    let principal = exchange.principal.as_deref();
+    let (session, key) = match principal.map(|principal| &principal.method) {
+        Some(Method::Token { session, .. }) => (Some(*session), None),
+        Some(Method::Key(key)) => (None, Some(key.id)),
+        None => (None, None),
+    };
+    let tls = exchange.connection.tls;
+    exchange.gateway.logs.access(&AccessLine {
+        time: exchange.now.wall,
+        request_id: &exchange.request_id,
+        site: exchange.site.as_ref().map(|live| live.site.name.as_str()),
+        client: exchange.client,
+        method: exchange.method.as_str(),
+        path: &exchange.path,
+        route: exchange.route.as_deref(),
+        status,
+        problem: told.map(|told| told.kind),
+        user: principal.map(|principal| principal.account.user.id),
+        org: principal.map(|principal| principal.account.org.id),
+        key,
+        session,
+        auth: principal.map(|principal| principal.method.name()),
+        took,
+        received,
+        sent,
+        upstream: exchange.upstream.as_deref(),
+        tls: tls.map(|tls| tls.version),
+        alpn: tls.map(|tls| if tls.http2 { "h2" } else { "http/1.1" }),
+        fault: told.and_then(|told| told.fault.as_ref()),
+    });
+}

@@ -1,0 +1,82 @@
+//! The only place that turns a [`Problem`] into an answer, and that adds what every answer carries.
+
+use std::time::Duration;
+
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+
+use super::exchange::Exchange;
+use super::observe::Told;
+use super::throttle;
+use crate::contract::encode;
+use crate::model::problem::{Problem, ProblemKind};
+use crate::model::refusal::Refusal;
+use crate::upstream::body::Body;
+
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Renders a refusal in the product's words; what was refused goes on to the log.
+pub async fn refuse(exchange: &mut Exchange, refusal: Refusal) -> (Response<Body>, Option<Told>) {
+    let Refusal { problem, fault } = refusal;
+    if exchange.rates.is_none()
+        && let Some(principal) = exchange.principal.clone()
+    {
+        exchange.rates = throttle::look(exchange, &principal).await;
+    }
+    let rendered = match &exchange.site {
+        Some(live) => encode::problem(&live.site.contract, &problem),
+        None => encode::plain_problem(&problem),
+    };
+    let mut answer = Response::new(Body::from(rendered.body));
+    *answer.status_mut() = StatusCode::from_u16(rendered.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    match &problem {
+        Problem::RateLimited { retry_after } => {
+            headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(*retry_after)));
+        }
+        Problem::MethodNotAllowed(methods) => {
+            if let Ok(methods) = HeaderValue::from_str(methods) {
+                headers.insert(ALLOW, methods);
+            }
+        }
+        Problem::Unavailable => {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        _ => {}
+    }
+    if answer.status() == StatusCode::UNAUTHORIZED {
+        let challenge = challenge(exchange, problem.kind());
+        answer.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    }
+    (answer, Some(Told { kind: problem.kind(), fault }))
+}
+
+/// Adds what every answer carries, a refusal's as well as a backend's.
+pub fn complete(exchange: &Exchange, mut answer: Response<Body>) -> Response<Body> {
+    if let Some(rates) = exchange.rates {
+        rates.write(exchange.now, answer.headers_mut());
+    }
+    let id = HeaderValue::from_str(&exchange.request_id).expect("request ids are made of hexadecimal digits");
+    answer.headers_mut().insert(&REQUEST_ID, id);
+    answer
+}
+
+/// RFC 6750 section 3: the scheme always, an error code only where a credential was presented.
+fn challenge(exchange: &Exchange, kind: ProblemKind) -> HeaderValue {
+    let realm = exchange.site.as_ref().map_or("tollgate", |live| live.site.name.as_str());
+    let text = match kind {
+        ProblemKind::TokenExpired => {
+            format!("Bearer realm=\"{realm}\", error=\"invalid_token\", error_description=\"The access token expired\"")
+        }
+        ProblemKind::InvalidToken if exchange.presented => format!("Bearer realm=\"{realm}\", error=\"invalid_token\""),
+        _ => format!("Bearer realm=\"{realm}\""),
+    };
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("Bearer"))
+}
+
+/// Rounded up, at least 1: a client that waits this long is not too early (RFC 9110 section 10.2.3).
+fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1)
+}

@@ -1,0 +1,134 @@
+//! Which rule takes the request: a native operation, a configured route, or none.
+//!
+//! Native comes first and its prefixes are never forwarded, whatever the case, the slashes or the method: a
+//! backend must not be reachable under a path that a client believes to be the gateway's.
+
+use std::sync::Arc;
+
+use http::Method;
+use smallvec::SmallVec;
+
+use super::exchange::Exchange;
+use crate::config::router::Find;
+use crate::contract::pattern::PermissionPattern;
+use crate::gateway::LiveSite;
+use crate::model::problem::Problem;
+use crate::model::refusal::Refusal;
+
+/// What takes the request, and what is asked for it.
+#[derive(Debug)]
+pub enum Target {
+    /// One of the contract's operations.
+    Native(NativeTarget),
+    /// A route to a backend.
+    Forward(ForwardTarget),
+    /// The site's public keys (RFC 7517 section 5), for whoever verifies its tokens or assertions.
+    KeySet,
+}
+
+/// Where the public keys are, on every site.
+const KEY_SET: &str = "/.well-known/jwks.json";
+
+/// A native operation with the path's parameters.
+#[derive(Debug)]
+pub struct NativeTarget {
+    /// Its place in the contract.
+    pub served: usize,
+    /// The values of its path parameters.
+    pub parameters: Vec<(String, String)>,
+    /// The permissions its requirement asks, filled.
+    pub permissions: SmallVec<[String; 2]>,
+}
+
+/// A route, and the product's guard over it.
+#[derive(Debug)]
+pub struct ForwardTarget {
+    /// Its place in the site's routes.
+    pub route: usize,
+    /// Another route that this path spells in another case or with another last slash, which a backend may take
+    /// for the same: what it asks must hold as well.
+    pub twin: Option<usize>,
+    /// The guard's place in the site's guards.
+    pub guard: Option<usize>,
+    /// The permissions that all of them ask, filled.
+    pub permissions: SmallVec<[String; 2]>,
+}
+
+impl ForwardTarget {
+    /// Whether it passes without a credential: only where every route that the path may mean does.
+    pub fn is_public(&self, live: &LiveSite) -> bool {
+        [Some(self.route), self.twin].into_iter().flatten().all(|route| live.site.routes[route].public)
+    }
+}
+
+/// Finds what takes the request.
+pub fn find(exchange: &mut Exchange) -> Result<Target, Refusal> {
+    let live = Arc::clone(exchange.site());
+    if exchange.path == KEY_SET {
+        exchange.route = Some(Arc::from("key_set"));
+        return match exchange.method {
+            Method::GET | Method::HEAD => Ok(Target::KeySet),
+            _ => Err(Problem::MethodNotAllowed("GET, HEAD".to_owned()).into()),
+        };
+    }
+    if let Some(native) = native(exchange, &live)? {
+        let operation = live.site.contract.operations[native.served].operation;
+        exchange.route = Some(Arc::from(operation.signature().name));
+        return Ok(Target::Native(native));
+    }
+    let forward = forward(exchange, &live)?;
+    exchange.route = Some(Arc::from(live.site.routes[forward.route].name.as_str()));
+    Ok(Target::Forward(forward))
+}
+
+fn native(exchange: &Exchange, live: &LiveSite) -> Result<Option<NativeTarget>, Refusal> {
+    let site = &live.site;
+    match site.native.find(&exchange.method, &exchange.path) {
+        Find::Hit { index, params } => {
+            let requires = &site.contract.operations[index].requires;
+            let mut permissions = SmallVec::new();
+            fill(&mut permissions, &requires.permissions, |name| params.find(name));
+            let parameters = params.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            Ok(Some(NativeTarget { served: index, parameters, permissions }))
+        }
+        Find::WrongMethod(allowed) => Err(Problem::MethodNotAllowed(allowed.to_string()).into()),
+        Find::Miss if site.is_native(&exchange.path) => Err(Problem::NotFound.into()),
+        Find::Miss => Ok(None),
+    }
+}
+
+fn forward(exchange: &Exchange, live: &LiveSite) -> Result<ForwardTarget, Refusal> {
+    let site = &live.site;
+    let mut permissions = SmallVec::new();
+    let route = match site.route_paths.find(&exchange.method, &exchange.path) {
+        Find::Hit { index, params } => {
+            fill(&mut permissions, &site.routes[index].requires.permissions, |name| params.find(name));
+            index
+        }
+        Find::WrongMethod(allowed) => return Err(Problem::MethodNotAllowed(allowed.to_string()).into()),
+        Find::Miss => return Err(Problem::NotFound.into()),
+    };
+    let twin = match site.route_paths.has_spellings(&exchange.path) {
+        true => match site.route_paths.find_any_spelling(&exchange.method, &exchange.path) {
+            Find::Hit { index, params } if index != route => {
+                fill(&mut permissions, &site.routes[index].requires.permissions, |name| params.find(name));
+                Some(index)
+            }
+            _ => None,
+        },
+        false => None,
+    };
+    let guard = match site.guard_paths.find_any_spelling(&exchange.method, &exchange.path) {
+        Find::Hit { index, params } => {
+            fill(&mut permissions, &site.guards[index].permissions, |name| params.find(name));
+            Some(index)
+        }
+        // A guard speaks of what it names; a path or method that no guard names is the route's own affair.
+        Find::WrongMethod(_) | Find::Miss => None,
+    };
+    Ok(ForwardTarget { route, twin, guard, permissions })
+}
+
+fn fill<'a>(into: &mut SmallVec<[String; 2]>, patterns: &[PermissionPattern], value: impl Fn(&str) -> Option<&'a str>) {
+    into.extend(patterns.iter().map(|pattern| pattern.fill(&value)));
+}

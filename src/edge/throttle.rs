@@ -1,0 +1,134 @@
+//! How much is left: every window of the request admitted together, or none.
+//!
+//! An authenticated request spends its organization's windows (the organization's own, or its plan's), its
+//! key's, its route's and, where configured, its address's. A native route that anyone may call spends the
+//! windows of the client's address. What is found stands in the answer's `X-RateLimit-*`.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use smallvec::SmallVec;
+
+use super::authorize::Permit;
+use super::exchange::Exchange;
+use crate::gateway::LiveSite;
+use crate::limit::{Charge, States, Subject, SubjectKind, Verdict};
+use crate::model::principal::{Method, Principal};
+use crate::model::problem::Problem;
+use crate::model::refusal::Refusal;
+use crate::model::time::Now;
+use crate::model::window::Window;
+use crate::observe::metrics::labels::LimitKind;
+
+/// What `X-RateLimit-*` says: the window that will run out first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rates {
+    limit: u32,
+    remaining: u32,
+    reset: Duration,
+}
+
+static LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+static REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+static RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+
+impl Rates {
+    fn of(states: &States) -> Option<Self> {
+        let tightest = states.tightest()?;
+        Some(Self { limit: tightest.window.limit, remaining: tightest.remaining, reset: tightest.reset_after })
+    }
+
+    /// Writes the three headers. `Reset` is in Unix seconds, rounded up: never past, and waiting for it is enough.
+    pub fn write(self, now: Now, headers: &mut HeaderMap) {
+        let reset = now.wall.plus(self.reset).plus(Duration::from_millis(999)).secs().max(now.wall.secs() + 1);
+        headers.insert(&LIMIT, HeaderValue::from(self.limit));
+        headers.insert(&REMAINING, HeaderValue::from(self.remaining));
+        headers.insert(&RESET, HeaderValue::from(reset));
+    }
+}
+
+/// Admits the request, or refuses it and spends nothing.
+pub async fn admit(exchange: &mut Exchange, permit: &Permit) -> Result<(), Refusal> {
+    let live = std::sync::Arc::clone(exchange.site());
+    let (caller, route) = match permit {
+        Permit::Native(permit) => (permit.caller().cloned(), None),
+        Permit::Forward(permit) => (permit.caller().cloned(), Some(&live.site.routes[permit.route()])),
+        Permit::KeySet => (None, None),
+    };
+    let mut charges: SmallVec<[Charge<'_>; 4]> = SmallVec::new();
+    let cost = route.map_or(1, |route| route.cost);
+    match &caller {
+        Some(principal) => charge_caller(&live, principal, cost, &mut charges),
+        None if route.is_none() => {
+            charges.push(by_address(&live, "native", exchange.client, &live.site.limits.address_native, cost));
+        }
+        None => {}
+    }
+    if let Some(route) = route {
+        charges.push(by_address(&live, "all", exchange.client, &live.site.limits.per_address, cost));
+        if let Some(principal) = &caller {
+            let subject = Subject::route(&live.site.realm, &route.name, principal.account.org.id);
+            charges.push(Charge { subject, windows: &route.windows, cost });
+        }
+    }
+    charges.retain(|charge| !charge.windows.is_empty());
+    if charges.is_empty() {
+        return Ok(());
+    }
+    let gateway = &exchange.gateway;
+    let verdict = gateway.limiter.admit(&charges, exchange.now).await.map_err(Refusal::unavailable)?;
+    let kinds = charges.iter().map(|charge| label(charge.subject.kind()));
+    match verdict {
+        Verdict::Admitted(states) => {
+            kinds.for_each(|kind| gateway.metrics.limits.admitted(kind));
+            // Only an authenticated caller has a plan to be told about.
+            exchange.rates = if caller.is_some() { Rates::of(&states) } else { None };
+            Ok(())
+        }
+        Verdict::Refused(states, retry_after) => {
+            kinds.for_each(|kind| gateway.metrics.limits.refused(kind));
+            exchange.rates = Rates::of(&states);
+            Err(Problem::RateLimited { retry_after }.into())
+        }
+    }
+}
+
+/// What the caller's windows hold, without spending: for answers that were refused before they were charged.
+pub async fn look(exchange: &Exchange, principal: &Principal) -> Option<Rates> {
+    let live = exchange.site();
+    let mut charges: SmallVec<[Charge<'_>; 4]> = SmallVec::new();
+    charge_caller(live, principal, 0, &mut charges);
+    charges.retain(|charge| !charge.windows.is_empty());
+    match exchange.gateway.limiter.admit(&charges, exchange.now).await {
+        Ok(Verdict::Admitted(states) | Verdict::Refused(states, _)) => Rates::of(&states),
+        Err(_) => None,
+    }
+}
+
+fn charge_caller<'a>(live: &'a LiveSite, principal: &'a Principal, cost: u32, charges: &mut SmallVec<[Charge<'a>; 4]>) {
+    let (site, org) = (&live.site, &principal.account.org);
+    let windows: &[Window] = match &org.limits {
+        Some(own) => own,
+        None => site.contract.plans.get(usize::from(principal.plan.0)).map_or(&[], |plan| &plan.limits),
+    };
+    charges.push(Charge { subject: Subject::org(&site.realm, org.id), windows, cost });
+    if let Method::Key(key) = &principal.method {
+        charges.push(Charge { subject: Subject::key(&site.realm, key.id), windows: &site.limits.per_key, cost });
+    }
+}
+
+fn label(kind: SubjectKind) -> LimitKind {
+    match kind {
+        SubjectKind::Org => LimitKind::Organization,
+        SubjectKind::User => LimitKind::User,
+        SubjectKind::Key => LimitKind::Key,
+        SubjectKind::Address => LimitKind::Address,
+        SubjectKind::Name => LimitKind::Name,
+        SubjectKind::Route => LimitKind::Route,
+    }
+}
+
+fn by_address<'a>(live: &LiveSite, scope: &str, client: IpAddr, windows: &'a [Window], cost: u32) -> Charge<'a> {
+    Charge { subject: Subject::address(&live.site.realm, scope, client), windows, cost }
+}

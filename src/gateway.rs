@@ -1,0 +1,267 @@
+//! The one shared handle: what the gateway knows ([`Live`], replaced whole at a reload) and what it remembers
+//! (store, windows, caches, connections; untouched by a reload).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+
+use crate::config::boot::{Boot, Connections};
+use crate::config::snapshot::{Site, Snapshot};
+use crate::credential::assertion::Assertions;
+use crate::credential::keys::KeyError;
+use crate::credential::password::{PasswordError, PasswordPool};
+use crate::credential::{Authenticator, SiteCredentials};
+use crate::limit::{LimitError, Limiter};
+use crate::model::change::Change;
+use crate::model::entropy::Entropy;
+use crate::model::time::{Clock, Now};
+use crate::observe::log::Logs;
+use crate::observe::metrics::labels::{Cache, ChangeSource};
+use crate::observe::metrics::{Metrics, SiteMetrics, UpstreamMetrics};
+use crate::revocation::Epochs;
+use crate::store::Store;
+use crate::upstream::hygiene::Reserved;
+use crate::upstream::{self, Pools};
+
+/// Everything a request needs.
+pub struct Gateway {
+    live: ArcSwap<Live>,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Where randomness comes from.
+    pub entropy: Arc<dyn Entropy>,
+    /// The durable facts.
+    pub store: Store,
+    /// The windows.
+    pub limiter: Limiter,
+    /// What stopped counting.
+    pub epochs: Arc<Epochs>,
+    /// Verified credentials and cached facts.
+    pub authenticator: Authenticator,
+    /// Password hashing, bounded.
+    pub passwords: PasswordPool,
+    /// Connections to backends.
+    pub pools: Pools,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What is told of requests, sign-ins and operator acts.
+    pub logs: Logs,
+    /// Who is calling, signed for backends.
+    pub assertions: Assertions,
+    /// What one client connection may ask of us.
+    pub bounds: Connections,
+    /// Counts requests for hosts that nobody has.
+    pub no_site: SiteMetrics,
+    draining: AtomicBool,
+    run: u64,
+    requests: AtomicU64,
+}
+
+/// What the gateway knows: one configuration, ready to use.
+#[derive(Debug)]
+pub struct Live {
+    /// The configuration as compiled.
+    pub snapshot: Snapshot,
+    /// Its sites, in the snapshot's order.
+    pub sites: Vec<Arc<LiveSite>>,
+}
+
+/// A site with what is prepared for it once a load.
+#[derive(Debug)]
+pub struct LiveSite {
+    /// The site as compiled.
+    pub site: Arc<Site>,
+    /// Its keys, ready to verify and sign.
+    pub credentials: SiteCredentials,
+    /// Its counters.
+    pub metrics: SiteMetrics,
+    /// Its upstreams, in the site's order.
+    pub upstreams: Vec<LiveUpstream>,
+    /// Its public keys, as they are published.
+    pub key_set: Bytes,
+    /// The names that only the gateway may set, in every spelling.
+    pub reserved: Reserved,
+}
+
+/// An upstream with its counters.
+#[derive(Debug)]
+pub struct LiveUpstream {
+    /// Its name.
+    pub name: Arc<str>,
+    /// As configured.
+    pub settings: Arc<upstream::Settings>,
+    /// Its counters.
+    pub metrics: UpstreamMetrics,
+}
+
+/// The parts a gateway is made of.
+pub struct Machines {
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Where randomness comes from.
+    pub entropy: Arc<dyn Entropy>,
+    /// The durable facts.
+    pub store: Store,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What is told of requests, sign-ins and operator acts.
+    pub logs: Logs,
+}
+
+/// Why a gateway could not be made of its configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum MakeError {
+    /// A site's token keys do not work.
+    #[error("site {site}: {source}")]
+    Keys {
+        /// The site.
+        site: String,
+        /// What is wrong.
+        source: KeyError,
+    },
+    /// The limiter's backend cannot be used at all.
+    #[error("[limits]: {0}")]
+    Limits(#[from] LimitError),
+    /// The connections to backends cannot be prepared.
+    #[error("upstreams: {0}")]
+    Upstreams(#[from] upstream::tls::TlsError),
+    /// The first password hash failed.
+    #[error("passwords: {0}")]
+    Passwords(#[from] PasswordError),
+}
+
+impl Live {
+    /// Prepares a configuration for use; nothing of it is in force yet.
+    pub fn new(snapshot: Snapshot, metrics: &Metrics) -> Result<Self, MakeError> {
+        let sites = snapshot.sites.iter().map(|site| LiveSite::new(site, metrics).map(Arc::new));
+        let sites = sites.collect::<Result<_, _>>()?;
+        Ok(Self { snapshot, sites })
+    }
+
+    /// The site for a `Host` or `:authority` value.
+    pub fn site(&self, host: &str) -> Option<&Arc<LiveSite>> {
+        self.sites.get(self.snapshot.hosts.find(host)?)
+    }
+
+    /// Whether what `peer` says of its own client is believed.
+    pub fn is_trusted(&self, peer: IpAddr) -> bool {
+        crate::rules::network::trusts(&self.snapshot.trusted_proxies, peer)
+    }
+}
+
+impl LiveSite {
+    fn new(site: &Arc<Site>, metrics: &Metrics) -> Result<Self, MakeError> {
+        let credentials = SiteCredentials::new(Arc::clone(&site.credential))
+            .map_err(|source| MakeError::Keys { site: site.name.clone(), source })?;
+        let upstreams = site.upstreams.iter().map(|settings| LiveUpstream {
+            name: Arc::from(settings.name.as_str()),
+            settings: Arc::clone(settings),
+            metrics: UpstreamMetrics::new(metrics, &site.name, &settings.name),
+        });
+        Ok(Self {
+            key_set: Bytes::from(credentials.keys.jwks().to_string()),
+            credentials,
+            metrics: SiteMetrics::new(metrics, &site.name),
+            upstreams: upstreams.collect(),
+            reserved: Reserved::new(site.identity.all().map(|(_, name)| name)),
+            site: Arc::clone(site),
+        })
+    }
+}
+
+impl Gateway {
+    /// Puts the machines together.
+    pub fn new(boot: &Boot, live: Live, machines: Machines) -> Result<Self, MakeError> {
+        let Machines { clock, entropy, store, metrics, logs } = machines;
+        let epochs = Arc::new(Epochs::new());
+        epochs.heard(clock.now().steady);
+        let mut run = [0_u8; 8];
+        entropy.fill(&mut run);
+        Ok(Self {
+            live: ArcSwap::from_pointee(live),
+            limiter: Limiter::new(&boot.limit)?,
+            authenticator: Authenticator::new(&boot.cache, store.clone(), Arc::clone(&epochs), Arc::clone(&entropy)),
+            passwords: PasswordPool::new(&boot.cache, Arc::clone(&entropy))?,
+            pools: Pools::new(Some(upstream::tls::client_config()?)),
+            assertions: Assertions::new(boot.cache.tokens),
+            bounds: boot.connections.clone(),
+            no_site: SiteMetrics::new(&metrics, SiteMetrics::NO_SITE),
+            draining: AtomicBool::new(false),
+            run: u64::from_le_bytes(run),
+            requests: AtomicU64::new(0),
+            clock,
+            entropy,
+            store,
+            epochs,
+            metrics,
+            logs,
+        })
+    }
+
+    /// The configuration in force.
+    pub fn live(&self) -> Arc<Live> {
+        self.live.load_full()
+    }
+
+    /// Puts another configuration in force; requests under way keep theirs.
+    pub fn replace(&self, live: Live) {
+        self.live.store(Arc::new(live));
+    }
+
+    /// An id for a request: unique to it, the same in log, backend and answer.
+    pub fn request_id(&self) -> String {
+        let count = self.requests.fetch_add(1, Ordering::Relaxed);
+        format!("{:016x}{count:016x}", self.run)
+    }
+
+    /// Forgets what is cached of a fact that this process has just changed.
+    pub fn forget(&self, change: &Change) {
+        self.epochs.bump(change);
+        self.metrics.revocations.changed(ChangeSource::Local, 1);
+    }
+
+    /// Says goodbye: readiness turns to no, so that load balancers look elsewhere.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the gateway can serve, and if not, why.
+    pub async fn readiness(&self) -> Result<(), String> {
+        if self.draining.load(Ordering::SeqCst) {
+            return Err("draining".to_owned());
+        }
+        let answered = tokio::time::timeout(Duration::from_secs(2), self.store.ping()).await;
+        let ready = matches!(answered, Ok(Ok(())));
+        self.metrics.store.up.set(ready.into());
+        match answered {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(format!("the store: {error}")),
+            Err(_) => Err("the store does not answer".to_owned()),
+        }
+    }
+
+    /// Brings gauges up to date that are read rather than counted.
+    pub fn refresh_gauges(&self) {
+        let now: Now = self.clock.now();
+        let counts = self.authenticator.counts();
+        for (cache, entries) in [
+            (Cache::Tokens, counts.tokens),
+            (Cache::Accounts, counts.accounts),
+            (Cache::Sessions, counts.sessions),
+            (Cache::Keys, counts.keys),
+        ] {
+            self.metrics.caches.entries(cache, entries);
+        }
+        self.metrics.revocations.lag(self.epochs.silent_for(now.steady));
+    }
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway").field("run", &self.run).finish_non_exhaustive()
+    }
+}

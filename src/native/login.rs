@@ -1,0 +1,110 @@
+//! Prove a password, start a session.
+//!
+//! An unknown account, a disabled one and a wrong password are one answer in one time: a password is hashed in
+//! every case. Attempts are counted for the account under every name it has, before the password is looked at,
+//! so that parallel guesses cannot slip through; a success clears the count.
+
+use super::{Call, register, values};
+use crate::contract::encode::Values;
+use crate::contract::slot::Field;
+use crate::credential::password;
+use crate::limit::{Charge, Subject, Verdict};
+use crate::model::id::UserId;
+use crate::model::problem::Problem;
+use crate::model::refusal::Refusal;
+use crate::model::secret::Secret;
+use crate::observe::audit::{Act, Actor, SignInFailure};
+use crate::rules::identity;
+use crate::rules::password::{MAX_BYTES, Missed};
+use crate::store::Credentials;
+
+/// Signs in.
+pub async fn login(call: &Call<'_>) -> Result<Values, Refusal> {
+    let (identifier, password) = read(call)?;
+    // What no account can be called is looked up all the same: the answer must not come sooner.
+    let name = identity::identifier(identifier).unwrap_or_default();
+    let found = call.gateway.store.credentials(call.realm(), &name).await?;
+    let subject = attempts(call, found.as_ref(), &name);
+    count(call, subject, found.as_ref().map(|found| found.account.user.id)).await?;
+    let stored = found.as_ref().map(|found| found.password_hash.clone());
+    let verified = call.gateway.passwords.verify(password.clone(), stored).await?;
+    let Some(found) = found else { return Err(failed(call, None, SignInFailure::UnknownAccount)) };
+    let user = Some(found.account.user.id);
+    let password::Verdict::Match { rehash } = verified else {
+        return Err(failed(call, user, SignInFailure::WrongPassword));
+    };
+    if found.account.user.disabled || found.account.org.disabled {
+        return Err(failed(call, user, SignInFailure::Disabled));
+    }
+    if rehash {
+        renew_hash(call, &found, password).await;
+    }
+    let account = found.account;
+    let session = register::new_session(call, &account);
+    call.gateway.store.start_session(call.realm(), &session).await?;
+    call.gateway.limiter.clear(&[subject]).await;
+    let (user, org) = (account.user.id, account.org.id);
+    call.audit(Actor::User(user), Act::SignedIn { user, org, session: session.id });
+    let contract = &call.live.site.contract;
+    let token = call.issue(&account, &session).await?;
+    let values = values::account(contract, &account);
+    Ok(values::signed_in(contract, values, &token, &session))
+}
+
+fn read<'a>(call: &'a Call<'_>) -> Result<(&'a str, Secret), Problem> {
+    let identifier = call.input.required_text(Field::Identifier);
+    let password = call.input.required_text(Field::Password);
+    match (identifier, password) {
+        // A longer text is nobody's password, and hashing it is what an attacker would want.
+        (Ok(_), Ok(password)) if password.len() > MAX_BYTES => {
+            let error = call.input.error(Field::Password, Missed::TooLong.to_string());
+            Err(Problem::InvalidRequest(vec![error]))
+        }
+        (Ok(identifier), Ok(password)) => Ok((identifier, Secret::new(password.to_owned()))),
+        (identifier, password) => {
+            Err(Problem::InvalidRequest([identifier.err(), password.err()].into_iter().flatten().collect()))
+        }
+    }
+}
+
+/// Whose attempts are counted: the account's where there is one (so that address and user name share one
+/// count), the name's where there is none (so that the answers stay alike).
+fn attempts(call: &Call<'_>, found: Option<&Credentials>, name: &str) -> Subject {
+    match found {
+        Some(found) => Subject::user(call.realm(), found.account.user.id),
+        None => Subject::name(call.realm(), "sign-in", name),
+    }
+}
+
+async fn count(call: &Call<'_>, subject: Subject, user: Option<UserId>) -> Result<(), Refusal> {
+    let windows = &call.live.site.limits.failed_sign_in;
+    if windows.is_empty() {
+        return Ok(());
+    }
+    match call.gateway.limiter.admit(&[Charge { subject, windows, cost: 1 }], call.now).await {
+        Ok(Verdict::Admitted(_)) => Ok(()),
+        Ok(Verdict::Refused(_, retry_after)) => {
+            call.audit(Actor::Anonymous, Act::SignInFailed { user, reason: SignInFailure::Limited });
+            Err(Problem::RateLimited { retry_after }.into())
+        }
+        Err(error) => Err(Refusal::unavailable(error)),
+    }
+}
+
+/// One answer for the client, whatever the trail says.
+fn failed(call: &Call<'_>, user: Option<UserId>, reason: SignInFailure) -> Refusal {
+    call.audit(Actor::Anonymous, Act::SignInFailed { user, reason });
+    Problem::InvalidCredentials.into()
+}
+
+/// Stores the password under today's parameters. Failing to is no reason to refuse the sign-in: the old hash
+/// still verifies, and the next sign-in tries again.
+async fn renew_hash(call: &Call<'_>, found: &Credentials, password: Secret) {
+    let Ok(new) = call.gateway.passwords.hash(password).await else { return };
+    let user = found.account.user.id;
+    let renewed =
+        call.gateway.store.set_password_hash(call.realm(), user, &found.password_hash, &new, call.now.wall).await;
+    if let Err(error) = renewed {
+        tracing::warn!(request_id = call.origin.request_id, %error, "a password hash could not be renewed");
+    }
+}

@@ -1,0 +1,244 @@
+//! A whole gateway for one test: real TLS on port 0, a real store, a real backend, nothing shared.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use tempfile::TempDir;
+use tollgate::app::{self, Parts, Running};
+use tollgate::config;
+use tollgate::model::entropy::SystemEntropy;
+use tollgate::model::time::{Clock, SystemClock};
+use tollgate::observe::log::Logs;
+use tollgate::observe::metrics::Metrics;
+
+use super::backend::Backend;
+use super::client::{Answer, Client};
+
+/// Signs the tokens of every test gateway: tests forge with it too.
+pub const TOKEN_SECRET: &str = "c3ViamVjdC10by10ZXN0cy1vbmx5LTAxMjM0NTY3ODk";
+pub const ADMIN_TOKEN: &str = "b3BlcmF0b3ItdG9rZW4tZm9yLXRlc3RzLW9ubHktOTg3";
+const PEPPER: &str = "cGVwcGVyLWZvci10ZXN0cy1vbmx5LWFiY2RlZmdoaWo";
+
+/// Where a test's accounts live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Database {
+    Sqlite,
+    Postgres,
+}
+
+/// How to set a gateway up.
+pub struct Setup {
+    database: Database,
+    clock: Arc<dyn Clock>,
+    site: String,
+    top: String,
+    routes: String,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            database: Database::Sqlite,
+            clock: Arc::new(SystemClock::new()),
+            site: String::new(),
+            top: String::new(),
+            routes: "[[site.route]]\nmatch = \"* /api/v1/{*rest}\"\nupstream = \"app\"\n".to_owned(),
+        }
+    }
+}
+
+/// A running gateway with its backend.
+pub struct Gate {
+    pub client: Client,
+    pub admin: Client,
+    pub backend: Backend,
+    pub directory: TempDir,
+    running: Option<Running>,
+}
+
+impl Setup {
+    pub fn database(mut self, database: Database) -> Self {
+        self.database = database;
+        self
+    }
+
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// More lines for the site's own tables, such as `[site.limits]`.
+    pub fn site(mut self, toml: &str) -> Self {
+        self.site.push_str(toml);
+        self.site.push('\n');
+        self
+    }
+
+    /// More top-level tables.
+    pub fn top(mut self, toml: &str) -> Self {
+        self.top.push_str(toml);
+        self.top.push('\n');
+        self
+    }
+
+    /// Other routes than `* /api/v1/{*rest}`.
+    pub fn routes(mut self, toml: &str) -> Self {
+        toml.clone_into(&mut self.routes);
+        self
+    }
+
+    /// Starts it; `None` (and a line that says so) where the database is not there.
+    pub async fn start(self) -> Option<Gate> {
+        let directory = tempfile::tempdir().expect("a temporary folder");
+        let url = match self.database {
+            Database::Sqlite => format!("sqlite://{}/store/tollgate.db", directory.path().display()),
+            Database::Postgres => postgres().await?,
+        };
+        let backend = Backend::start().await;
+        let text = self.toml(directory.path(), &url, &backend);
+        let env = std::collections::BTreeMap::new();
+        let inputs = config::Inputs { env: &env, flags: &[], entropy: &SystemEntropy, write: true, generation: 1 };
+        let loaded = config::load_text("test.toml", &text, &inputs)
+            .unwrap_or_else(|errors| panic!("{}", errors.iter().map(ToString::to_string).collect::<String>()));
+        let metrics = Arc::new(Metrics::new(self.clock.now().wall));
+        let parts = Parts { clock: self.clock, entropy: Arc::new(SystemEntropy), metrics, logs: Logs::off() };
+        let running = app::start(loaded, parts).await.expect("the gateway starts");
+        let tls = trusting(&directory.path().join("certs/ca.pem"));
+        let client =
+            Client { address: running.https.expect("an https listener"), host: "localhost".into(), tls: Some(tls) };
+        let admin = Client { address: running.admin.expect("an admin listener"), host: "admin".into(), tls: None };
+        Some(Gate { client, admin, backend, directory, running: Some(running) })
+    }
+
+    fn toml(&self, directory: &Path, url: &str, backend: &Backend) -> String {
+        let Self { site, top, routes, .. } = self;
+        let (directory, backend) = (directory.display(), backend.url());
+        format!(
+            r#"
+[listen]
+https = "127.0.0.1:0"
+admin = "127.0.0.1:0"
+[admin]
+token = "{ADMIN_TOKEN}"
+[tls]
+development = true
+directory = "{directory}/certs"
+[store]
+url = "{url}"
+[log]
+level = "error"
+access = false
+{top}
+[[site]]
+contract = "vantage"
+hosts = ["localhost", "127.0.0.1"]
+[site.tokens]
+issuer = "test"
+audience = "test"
+keys = [{{ kid = "one", algorithm = "HS256", secret = "{TOKEN_SECRET}" }}]
+[site.api_keys]
+pepper = "{PEPPER}"
+[site.upstream.app]
+servers = ["{backend}"]
+{site}
+{routes}
+"#
+        )
+    }
+}
+
+impl Gate {
+    /// On SQLite with everything as it comes.
+    pub async fn start() -> Self {
+        Setup::default().start().await.expect("SQLite is always there")
+    }
+
+    /// Registers and signs in; the token.
+    pub async fn signed_in(&self, email: &str) -> String {
+        let body = serde_json::json!({ "email": email, "password": "correct horse battery", "name": "Test" });
+        let made = self.client.post("/api/v1/auth/register", &body).send().await;
+        assert_eq!(made.status, 201, "{}", made.text());
+        let answer = self.client.post("/api/v1/auth/login", &body).send().await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.string("/access_token")
+    }
+
+    /// Makes an API key with these permissions; its text and its id.
+    pub async fn api_key(&self, token: &str, permissions: &[&str]) -> (String, String) {
+        let body = serde_json::json!({ "name": "test", "permissions": permissions });
+        let made = self.client.post("/api/v1/api-keys", &body).bearer(token).send().await;
+        assert_eq!(made.status, 201, "{}", made.text());
+        (made.string("/key"), made.string("/id"))
+    }
+
+    /// One act of the operator.
+    pub async fn operate(&self, method: &str, resource: &str, body: Option<serde_json::Value>) -> Answer {
+        let ask = self.admin.ask(method, &format!("/v1/sites/vantage{resource}")).bearer(ADMIN_TOKEN);
+        match body {
+            Some(body) => ask.json(&body).send().await,
+            None => ask.send().await,
+        }
+    }
+
+    /// A metric's value, by the start of its line.
+    pub async fn metric(&self, line: &str) -> Option<f64> {
+        let text = self.admin.get("/metrics").send().await.text();
+        text.lines().find_map(|own| own.strip_prefix(line)?.trim().parse().ok())
+    }
+
+    /// Stops it as SIGTERM would.
+    pub async fn drain(&mut self) {
+        if let Some(running) = self.running.take() {
+            tokio::time::timeout(Duration::from_secs(20), running.drain()).await.expect("draining ends");
+        }
+    }
+}
+
+/// A client configuration that trusts one authority and nothing else.
+pub fn trusting(authority: &Path) -> Arc<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(authority).expect("the authority's file") {
+        roots.add(certificate.expect("a certificate")).expect("an authority");
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("TLS versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
+/// A PostgreSQL database of this test's own; `None` where there is no server.
+pub async fn postgres() -> Option<String> {
+    use sqlx::{Connection, Executor};
+    let Some(server) = environment("TOLLGATE_TEST_POSTGRES_URL") else {
+        assert!(environment("TOLLGATE_TEST_REQUIRE_BACKENDS").is_none(), "TOLLGATE_TEST_POSTGRES_URL is not set");
+        eprintln!("skipped: TOLLGATE_TEST_POSTGRES_URL is not set");
+        return None;
+    };
+    let mut name = [0_u8; 8];
+    tollgate::model::entropy::Entropy::fill(&SystemEntropy, &mut name);
+    let name = format!("it_{:016x}", u64::from_be_bytes(name));
+    let mut connection = sqlx::PgConnection::connect(&server).await.expect("the test server answers");
+    connection.execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.expect("a database of our own");
+    connection.close().await.expect("a clean goodbye");
+    let (base, query) =
+        server.split_once('?').map_or((server.as_str(), String::new()), |(base, query)| (base, format!("?{query}")));
+    let (server, _) = base.rsplit_once('/').expect("a URL with a database");
+    Some(format!("{server}/{name}{query}"))
+}
+
+/// One variable of the environment.
+#[expect(clippy::disallowed_methods, reason = "the test's own switches")]
+pub fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// The binary under test.
+pub fn binary() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_tollgate"))
+}
