@@ -19,7 +19,7 @@ const LOOKUPS: &[(&str, &str, &[&str])] = &[
     ("key by hash", api_keys::BY_HASH, &["realm", "hash"]),
     ("key by id", api_keys::BY_ID, &["realm", "id"]),
     ("keys of an organization", api_keys::OF_ORG, &["realm", "org_id", "id"]),
-    ("live keys of an organization", api_keys::LIVE_UP_TO, &["realm", "org_id"]),
+    ("live keys of an organization", api_keys::LIVE_UP_TO, &["realm", "org_id", "revoked_at"]),
     ("users", operator::USERS, &["realm", "id"]),
     ("users of an organization", operator::USERS_OF_ORG, &["realm", "org_id", "id"]),
     ("users by name", operator::USERS_NAMED, &["realm", "name"]),
