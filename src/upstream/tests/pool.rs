@@ -149,6 +149,25 @@ async fn a_request_lost_on_an_old_connection_is_sent_again_only_if_that_is_harml
 }
 
 #[tokio::test]
+async fn a_second_attempt_does_not_try_another_old_connection() {
+    let peer = Peer::play(|nth, mut wire| async move {
+        wire.head().await;
+        wire.say(OK).await;
+        if nth < 2 {
+            wire.head().await;
+        }
+    })
+    .await;
+    let (pools, to) = (Pools::new(None), peer.settings());
+    let both = tokio::join!(pools.send(&to, get("/"), None), pools.send(&to, get("/"), None));
+    text(both.0.unwrap()).await.unwrap();
+    text(both.1.unwrap()).await.unwrap();
+    assert_eq!(gauges(&pools).idle, 2, "neither knows yet that it is dead");
+    assert_eq!(ask(&pools, &to, get("/")).await, "ok");
+    assert_eq!(peer.accepted(), 3);
+}
+
+#[tokio::test]
 async fn a_second_attempt_is_the_last() {
     let peer = Peer::play(|nth, mut wire| async move {
         wire.head().await;
@@ -247,6 +266,15 @@ async fn the_queue_has_an_end() {
     drop(sent);
     eventually(|| gauges(&pools).open == 0).await;
     assert_eq!(gauges(&pools).waiting, 0);
+    // Those who left the queue take no room in it.
+    let mut again: Vec<_> = (0..5).map(|_| Box::pin(pools.send(&to, get("/"), None))).collect();
+    for round in 0..3 {
+        for request in &mut again {
+            assert!(tokio::time::timeout(SHORT / 10, request).await.is_err(), "{round}");
+        }
+        again.truncate(1);
+        again.extend((0..4).map(|_| Box::pin(pools.send(&to, get("/"), None))));
+    }
 }
 
 #[tokio::test]

@@ -226,6 +226,33 @@ async fn an_answer_before_the_end_of_the_request_is_the_answer() {
 }
 
 #[tokio::test]
+async fn a_request_that_goes_on_after_its_answer_is_not_carried_forever() {
+    for (answer, idle) in [
+        ("HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno", PLENTY.idle),
+        ("HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno", SHORT),
+    ] {
+        let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
+        let peer = Peer::play(move |_, mut wire| {
+            let told = told.clone();
+            async move {
+                wire.head().await;
+                wire.say(answer).await;
+                told.send(chunked(&mut wire).await).unwrap();
+            }
+        })
+        .await;
+        let front = Front::open(Settings { idle_timeout: idle, ..peer.settings() }, PLENTY).await;
+        let mut client = front.connect().await;
+        client.say(&format!("{CHUNKED}1\r\nx\r\n")).await;
+        assert!(within(client.head()).await.starts_with("HTTP/1.1 403 "));
+        assert_eq!(within(client.exactly(2)).await, b"no");
+        let cut =
+            tokio::time::timeout(PLENTY.idle / 2, hears.recv()).await.expect("before the client's own time is up");
+        assert_eq!(cut, Some((b"x".to_vec(), false)));
+    }
+}
+
+#[tokio::test]
 async fn a_broken_answer_reaches_the_client_broken() {
     for (answer, ends_with) in [
         ("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nhello", &b"hello"[..]),
