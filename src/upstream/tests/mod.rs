@@ -30,7 +30,7 @@ use super::{Pools, Settings, framing, tunnel};
 use crate::model::problem::Problem;
 use crate::rules::path::canonical;
 
-const SHORT: Duration = Duration::from_millis(150);
+const SHORT: Duration = Duration::from_millis(250);
 
 /// No test waits longer for anything.
 async fn within<T>(future: impl Future<Output = T>) -> T {
