@@ -157,8 +157,11 @@ impl Endpoint {
             state.open += 1;
             return (Place::Turn(Turn::Connect(Slot(Arc::downgrade(self)))), dead);
         }
-        state.waiting.retain(|waiter| !waiter.is_closed());
-        if state.closed || state.waiting.len() >= max.saturating_mul(WAITING_PER_CONNECTION) {
+        let room = max.saturating_mul(WAITING_PER_CONNECTION);
+        if state.waiting.len() >= room {
+            state.waiting.retain(|waiter| !waiter.is_closed());
+        }
+        if state.closed || state.waiting.len() >= room {
             return (Place::Full, dead);
         }
         let (sender, receiver) = oneshot::channel();

@@ -207,6 +207,7 @@ pub(super) fn upgrades_to(headers: &HeaderMap, protocol: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use http::Response;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -350,5 +351,33 @@ mod tests {
         assert!(!asks(&[("upgrade", "websocket, h2c"), ("connection", "upgrade")]));
         assert!(!asks(&[("upgrade", "websocket"), ("upgrade", "h2c"), ("connection", "upgrade")]));
         assert!(!asks(&[("upgrade", "h2c"), ("connection", "upgrade")]));
+    }
+    /// A name that some backend takes for `x-user-id`: any case, any separator.
+    fn disguise() -> impl Strategy<Value = String> {
+        "[xX][-_.~!*'|+^`][uU]ser[-_.~!*'|+^`][iI][dD]"
+    }
+
+    proptest! {
+        #[test]
+        fn no_disguise_and_no_connection_header_touches_an_identity(
+            names in prop::collection::vec(disguise(), 0..4),
+            connection in prop::collection::vec(prop_oneof![disguise(), Just("X-User-Id".to_owned()), "[ -~]{0,12}"], 0..4),
+        ) {
+            let mut headers = head(&[("x-honest", "1")]);
+            for name in &names {
+                headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static("root"));
+            }
+            for line in connection.iter().filter(|line| !line.contains("onest")) {
+                headers.append(CONNECTION, HeaderValue::from_str(line).unwrap());
+            }
+            reserved().strip(&mut headers);
+            prop_assert!(headers.values().all(|value| value != "root"));
+            forward(&mut headers, &came());
+            headers.insert("x-user-id", HeaderValue::from_static("user_1"));
+            let mut honest = head(&[("x-honest", "1")]);
+            forward(&mut honest, &came());
+            honest.insert("x-user-id", HeaderValue::from_static("user_1"));
+            prop_assert_eq!(headers, honest);
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! The backends: connections, balancing, timeouts, header hygiene.
 //!
 //! The edge readies a request ([`framing::check`], [`hygiene`]) and hands it to [`Pools::send`], which
-//! chooses a server ([`balance`]), takes an idle connection or makes one ([`endpoint`], [`connect`]),
-//! waits for the answer's head ([`exchange`]) and returns it with a [`body::Body`] that holds the
+//! chooses a server (`balance`), takes an idle connection or makes one (`endpoint`, `connect`), waits for
+//! the answer's head (`exchange`) and returns it with a [`body::Body`] that holds the
 //! connection until it was read to its end. [`tunnel`] does the same for a WebSocket. Everything is owned
 //! by a [`Pools`], so that each worker may have its own.
 //!

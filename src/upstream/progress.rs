@@ -139,7 +139,7 @@ impl Upload {
 mod tests {
     use super::*;
 
-    const PATIENCE: Patience = Patience { response: Duration::from_secs(10), idle: Duration::from_secs(60) };
+    const PATIENCE: Patience = Patience { response: Duration::from_secs(10), idle: Duration::from_mins(1) };
 
     #[test]
     fn each_phase_is_somebody_elses_fault() {
