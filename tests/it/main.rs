@@ -1,0 +1,3 @@
+//! The gateway seen from outside.
+
+mod samples;
