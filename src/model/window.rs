@@ -28,7 +28,7 @@ impl FromStr for Window {
         let limit = digits(limit).ok_or(BadWindow)?;
         let limit = u32::try_from(limit).map_err(|_| BadWindow)?;
         let length = parse_duration(length).ok_or(BadWindow)?;
-        let lengths = Duration::from_secs(1)..=Duration::from_secs(366 * 86_400);
+        let lengths = Duration::from_secs(1)..=Duration::from_hours(366 * 24);
         if limit == 0 || !lengths.contains(&length) {
             return Err(BadWindow);
         }
@@ -55,7 +55,7 @@ pub fn format_duration(length: Duration) -> String {
     let millis = length.as_millis();
     let (unit, name) = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")]
         .into_iter()
-        .find(|(unit, _)| millis >= *unit && millis % unit == 0)
+        .find(|(unit, _)| millis >= *unit && millis.is_multiple_of(*unit))
         .unwrap_or((1, "ms"));
     format!("{}{name}", millis / unit)
 }
