@@ -10,9 +10,10 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection};
+use sqlx::{ConnectOptions, Connection, Database};
 
 use super::error::{StoreError, is_busy};
 use super::{Settings, migrate};
@@ -71,9 +72,9 @@ macro_rules! writing {
         }
     };
     (@on $pool:expr, $begin:literal, $store:expr, $tx:ident, $body:expr) => {{
-        let mut lease = $pool.acquire().await?;
+        let mut lease = pool::Lease::of($pool.acquire().await?);
         let outcome = pool::bounded($store.patience, async {
-            let mut transaction = sqlx::Connection::begin_with(&mut *lease, $begin).await?;
+            let mut transaction = sqlx::Connection::begin_with(lease.connection(), $begin).await?;
             let $tx = &mut *transaction;
             match $body {
                 Step::Keep(value) => {
@@ -87,10 +88,7 @@ macro_rules! writing {
             }
         })
         .await;
-        if outcome.is_err() {
-            lease.close_on_drop();
-        }
-        outcome
+        lease.ended(outcome)
     }};
 }
 
@@ -111,9 +109,9 @@ macro_rules! changing {
         }
     };
     (@on $db:ident, $pool:expr, $begin:literal, $store:expr, $realm:expr, $now:expr, $tx:ident, $body:expr) => {{
-        let mut lease = $pool.acquire().await?;
+        let mut lease = pool::Lease::of($pool.acquire().await?);
         let outcome = pool::bounded($store.patience, async {
-            let mut transaction = sqlx::Connection::begin_with(&mut *lease, $begin).await?;
+            let mut transaction = sqlx::Connection::begin_with(lease.connection(), $begin).await?;
             let $tx = &mut *transaction;
             let (value, changed): (_, Vec<Changed>) = $body;
             if changed.is_empty() {
@@ -125,14 +123,42 @@ macro_rules! changing {
             Ok(value)
         })
         .await;
-        if outcome.is_err() {
-            lease.close_on_drop();
-        }
-        outcome
+        lease.ended(outcome)
     }};
 }
 
 pub(super) use {changing, reading, writing};
+
+/// A connection lent to a transaction. Unless that ended well, the connection is closed: after an error, and
+/// after its future was dropped (a client hung up). sqlx rolls back what it knows to be open, but a `BEGIN` that was
+/// given up while it waited is not yet counted: it would go back to the pool open, with the feed's lock.
+pub(super) struct Lease<DB: Database> {
+    connection: PoolConnection<DB>,
+    ended_well: bool,
+}
+
+impl<DB: Database> Lease<DB> {
+    pub const fn of(connection: PoolConnection<DB>) -> Self {
+        Self { connection, ended_well: false }
+    }
+
+    pub fn connection(&mut self) -> &mut DB::Connection {
+        &mut self.connection
+    }
+
+    pub fn ended<T>(mut self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
+        self.ended_well = outcome.is_ok();
+        outcome
+    }
+}
+
+impl<DB: Database> Drop for Lease<DB> {
+    fn drop(&mut self) {
+        if !self.ended_well {
+            self.connection.close_on_drop();
+        }
+    }
+}
 
 /// `work`, given up after `patience`. What it had not committed by then is rolled back.
 pub(super) async fn bounded<T>(
