@@ -4,15 +4,16 @@
 //! answers, and says what happened. It decides nothing (whether a key is live, a role high enough) and caches
 //! nothing; callers above do. Every row belongs to a realm: what one realm keeps cannot be reached from another.
 //!
-//! SQL is written once for both databases; [`pool`] has the three ways to run it and what bounds them. Whatever
+//! SQL is written once for both databases; `pool.rs` has the three ways to run it and what bounds them. Whatever
 //! other processes may have cached is announced in the change feed ([`changes`]) by the same transaction.
 //!
 //! Called by `credential`, `native`, the operator's interfaces and the task that follows the feed.
-//! To add a fact: a step in [`migrate`], its columns in [`rows`], its methods in a file of its own.
+//! To add a fact: a step in `migrate.rs`, its columns in `rows.rs`, its methods in a file of its own.
 
 pub mod accounts;
 pub mod api_keys;
 pub mod changes;
+mod connect;
 pub mod error;
 mod migrate;
 pub mod operator;
@@ -81,7 +82,7 @@ const AFTER_ALL_IDS: &str = "~";
 impl Store {
     /// Opens the database: makes an SQLite file and its folder where there is none, runs the missing migrations.
     pub async fn open(settings: &Settings) -> Result<Self, StoreError> {
-        Ok(Self { pool: pool::open(settings).await?, patience: pool::patience(settings) })
+        Ok(Self { pool: connect::open(settings).await?, patience: pool::patience(settings) })
     }
 
     /// `sqlite` or `postgres`, for logs and metrics.

@@ -164,3 +164,61 @@ impl Store {
 fn found(rows: u64, changed: Changed) -> (bool, Vec<Changed>) {
     if rows == 1 { (true, vec![changed]) } else { (false, vec![]) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::tests::{Bench, REALM, account, named, on_both};
+    use super::*;
+
+    on_both!(
+        a_prefix_finds_addresses_and_sign_in_names_and_nothing_beside_them,
+        pages_of_users_and_organizations_show_each_once,
+    );
+
+    async fn a_prefix_finds_addresses_and_sign_in_names_and_nothing_beside_them(bench: Arc<Bench>) {
+        for (name, username) in [("ann", "zed"), ("anna", "annabel"), ("bob", "ann_x"), ("änn", "y%"), ("ao", "an")] {
+            bench.store.register(REALM, &named(account(name), username)).await.unwrap();
+        }
+        let found = async |realm: &str, prefix: &str| {
+            let filter = UserFilter::Name(prefix.to_owned());
+            let users = bench.store.users(realm, &filter, Page::first(9)).await.unwrap();
+            let mut names: Vec<String> = users.into_iter().filter_map(|account| account.user.name).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(found(REALM, "ann").await, ["ann", "anna", "bob"], "anna once, though both her names fit");
+        assert_eq!(found(REALM, "ann@").await, ["ann"]);
+        assert_eq!(found(REALM, "ä").await, ["änn"]);
+        assert_eq!(found(REALM, "an_").await, [""; 0], "no character stands for others");
+        assert_eq!(found(REALM, "%").await, [""; 0]);
+        assert_eq!(found(REALM, "").await.len(), 5);
+        assert_eq!(found("other", "ann").await, [""; 0]);
+    }
+
+    async fn pages_of_users_and_organizations_show_each_once(bench: Arc<Bench>) {
+        let mut made = Vec::new();
+        for n in 0..7 {
+            made.push(bench.registered(&format!("u{n}")).await);
+        }
+        made.sort_by_key(|new| std::cmp::Reverse(new.user.id));
+        let (mut users, mut after) = (Vec::new(), None);
+        while let Some(last) = {
+            let page = bench.store.users(REALM, &UserFilter::All, Page { after, limit: 3 }).await.unwrap();
+            users.extend(page.iter().map(|account| account.user.id));
+            page.last().map(|account| account.user.id)
+        } {
+            after = Some(last);
+        }
+        assert_eq!(users, made.iter().map(|new| new.user.id).collect::<Vec<_>>());
+
+        made.sort_by_key(|new| std::cmp::Reverse(new.org.id));
+        let first = bench.store.orgs(REALM, Page::first(4)).await.unwrap();
+        let rest = bench.store.orgs(REALM, Page { after: Some(first[3].id), limit: 0 }).await.unwrap();
+        assert_eq!(rest, [made[4].org.clone()], "a limit of 0 counts as 1");
+        assert_eq!(first, made[..4].iter().map(|new| new.org.clone()).collect::<Vec<_>>());
+        let of_org = bench.store.users(REALM, &UserFilter::Org(made[2].org.id), Page::first(9)).await.unwrap();
+        assert_eq!(of_org.iter().map(|account| account.user.id).collect::<Vec<_>>(), [made[2].user.id]);
+    }
+}

@@ -18,6 +18,7 @@ use super::{Bench, REALM, Schema, T0, account, on_both};
 on_both!(
     a_call_given_up_midway_is_whole_or_absent_and_the_next_one_works,
     a_lock_held_by_another_process_is_waited_for_no_longer_than_allowed,
+    a_call_given_up_while_it_waits_for_the_lock_does_not_keep_it,
     a_closed_store_refuses_at_once,
 );
 
@@ -77,6 +78,34 @@ async fn a_lock_held_by_another_process_is_waited_for_no_longer_than_allowed(ben
     }
     assert!(impatient.set_plan(REALM, ann.org.id, "pro", T0).await.unwrap());
     impatient.close().await;
+}
+
+async fn a_call_given_up_while_it_waits_for_the_lock_does_not_keep_it(bench: Arc<Bench>) {
+    let ann = bench.registered("ann").await;
+    let url = bench.settings.url.expose();
+    let give_up = async || {
+        // A client that hangs up: its request's future is dropped.
+        let set = bench.store.set_plan(REALM, ann.org.id, "pro", T0);
+        assert!(timeout(Duration::from_millis(100), set).await.is_err(), "it waits");
+    };
+    if bench.store.backend() == "sqlite" {
+        let mut other = sqlx::SqliteConnection::connect(url).await.unwrap();
+        let held = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+        give_up().await;
+        held.rollback().await.unwrap();
+    } else {
+        let mut other = sqlx::PgConnection::connect(url).await.unwrap();
+        let held = other.begin_with("BEGIN; UPDATE feed SET head = head").await.unwrap();
+        give_up().await;
+        held.rollback().await.unwrap();
+    }
+    let elsewhere = bench.elsewhere().await;
+    let set = timeout(Duration::from_secs(2), elsewhere.set_plan(REALM, ann.org.id, "growth", T0)).await;
+    assert!(set.expect("nobody holds the lock").unwrap());
+    let set = timeout(Duration::from_secs(2), bench.store.set_plan(REALM, ann.org.id, "free", T0)).await;
+    assert!(set.expect("the writer is free again").unwrap());
+    assert_eq!(bench.store.change_head().await.unwrap(), 2);
+    elsewhere.close().await;
 }
 
 async fn a_closed_store_refuses_at_once(bench: Arc<Bench>) {

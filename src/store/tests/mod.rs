@@ -3,6 +3,7 @@
 //! PostgreSQL is asked for by `TOLLGATE_TEST_POSTGRES_URL`; each claim has a schema of its own there, removed
 //! when it is over. Without the variable those claims say that they were skipped.
 
+mod api_keys;
 mod crash;
 mod faults;
 mod opening;
