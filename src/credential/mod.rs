@@ -1,9 +1,42 @@
 //! From what a client presents to who they are.
+//!
+//! [`presented`] reads and classifies the request's credential, [`jwt`] and [`api_key`] know the two kinds,
+//! [`keys`] the keys behind them, and [`authenticate::Authenticator`] joins them with the facts of the
+//! store into a `Principal`. What was verified once is remembered ([`cache`]); what it depends on is
+//! looked at anew at every request ([`facts`]). [`password`] hashes and checks passwords off the workers;
+//! [`assertion`] tells backends who is calling; [`generate`] makes new keys.
+//!
+//! Not here: what a caller may do (`rules::authorize`), and how a refusal is told (`edge::respond`).
+//!
+//! To add a kind of credential: a variant of `contract::Carried` with its shape in [`presented`], a file
+//! beside [`jwt`] and [`api_key`], and an arm in [`authenticate`].
+
+pub mod api_key;
+pub mod assertion;
+pub mod authenticate;
+pub mod cache;
+pub mod facts;
+#[cfg(test)]
+mod fixture;
+pub mod generate;
+mod jwks;
+pub mod jwt;
+pub mod keys;
+pub mod last_used;
+pub mod material;
+pub mod password;
+pub mod presented;
+pub mod site;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::secret::Secret;
+
+pub use authenticate::Authenticator;
+pub use site::SiteCredentials;
 
 /// A site's credentials, as configured.
 #[derive(Clone, Debug)]

@@ -1,1 +1,5 @@
 //! See the crate's map.
+
+pub mod claims;
+pub mod identity;
+pub mod password;

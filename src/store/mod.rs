@@ -1,8 +1,38 @@
 //! Durable facts, on SQLite or PostgreSQL.
+//!
+//! One [`Store`], whose methods are atomic facts in domain words: each is one transaction, committed before it
+//! answers, and says what happened. It decides nothing (whether a key is live, a role high enough) and caches
+//! nothing; callers above do. Every row belongs to a realm: what one realm keeps cannot be reached from another.
+//!
+//! SQL is written once for both databases; [`pool`] has the three ways to run it and what bounds them. Whatever
+//! other processes may have cached is announced in the change feed ([`changes`]) by the same transaction.
+//!
+//! Called by `credential`, `native`, the operator's interfaces and the task that follows the feed.
+//! To add a fact: a step in [`migrate`], its columns in [`rows`], its methods in a file of its own.
+
+pub mod accounts;
+pub mod api_keys;
+pub mod changes;
+pub mod error;
+mod migrate;
+pub mod operator;
+mod pool;
+mod rows;
+pub mod sessions;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
 use crate::model::secret::Secret;
+
+pub use self::accounts::{Credentials, NewAccount, Registered};
+pub use self::api_keys::{Created, Revoked, Rotated};
+pub use self::changes::Purged;
+pub use self::error::StoreError;
+pub use self::operator::UserFilter;
+
+use self::pool::Pool;
 
 /// Which database, and how.
 #[derive(Clone, Debug)]
@@ -13,4 +43,72 @@ pub struct Settings {
     pub max_connections: u32,
     /// How long to wait for a connection or a lock before the request is answered 503.
     pub acquire_timeout: Duration,
+}
+
+/// The database. Clones share its connections.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pool: Pool,
+    patience: Duration,
+}
+
+/// A part of a list. Lists run from the newest id to the oldest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page<Id> {
+    /// Only what comes after this id in the list; `None`: from its start.
+    pub after: Option<Id>,
+    /// At most so many; between 1 and [`Page::MOST`].
+    pub limit: u32,
+}
+
+impl<Id> Page<Id> {
+    /// The most that one page holds.
+    pub const MOST: u32 = 1000;
+
+    /// The first `limit`.
+    pub const fn first(limit: u32) -> Self {
+        Self { after: None, limit }
+    }
+
+    fn rows(&self) -> i64 {
+        i64::from(self.limit.clamp(1, Self::MOST))
+    }
+}
+
+/// Sorts after every id, which are hexadecimal digits: where a list of the newest starts.
+const AFTER_ALL_IDS: &str = "~";
+
+impl Store {
+    /// Opens the database: makes an SQLite file and its folder where there is none, runs the missing migrations.
+    pub async fn open(settings: &Settings) -> Result<Self, StoreError> {
+        Ok(Self { pool: pool::open(settings).await?, patience: pool::patience(settings) })
+    }
+
+    /// `sqlite` or `postgres`, for logs and metrics.
+    pub const fn backend(&self) -> &'static str {
+        match self.pool {
+            Pool::Sqlite { .. } => "sqlite",
+            Pool::Postgres(_) => "postgres",
+        }
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.change_head().await.map(drop)
+    }
+
+    /// Ends every connection, once their work is done; SQLite empties its log into the file.
+    pub async fn close(&self) {
+        let closing = async {
+            match &self.pool {
+                Pool::Sqlite { read, write } => {
+                    read.close().await;
+                    write.close().await;
+                }
+                Pool::Postgres(pool) => pool.close().await,
+            }
+        };
+        // A connection that hangs is cut by the process's end.
+        let _ = tokio::time::timeout(self.patience, closing).await;
+    }
 }

@@ -1,0 +1,166 @@
+//! What the operator reads and sets: lists, roles, plans, limits, flags.
+//!
+//! Names of roles and plans are kept as given: whether a contract knows them is for the caller to ask first.
+
+use crate::model::account::{Account, Organization};
+use crate::model::change::Changed;
+use crate::model::id::{OrgId, UserId};
+use crate::model::time::Timestamp;
+use crate::model::window::Window;
+
+use super::error::storable;
+use super::pool::{changing, reading};
+use super::rows::{Stored, org_columns, user_columns, windows_to_text};
+use super::{AFTER_ALL_IDS, Page, Pool, Store, StoreError, changes, pool};
+
+/// Which users a list holds.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum UserFilter {
+    /// All of the realm.
+    #[default]
+    All,
+    /// Those of one organization.
+    Org(OrgId),
+    /// Those whose address or sign-in name, normalised, starts so.
+    Name(String),
+}
+
+macro_rules! users_where {
+    ($condition:literal) => {
+        concat!(
+            "SELECT ",
+            user_columns!(),
+            ", ",
+            org_columns!(),
+            " FROM users u JOIN orgs o ON o.realm = u.realm AND o.id = u.org_id WHERE u.realm = $1 AND u.id < $2",
+            $condition,
+            " ORDER BY u.id DESC LIMIT $3"
+        )
+    };
+}
+
+pub(super) const USERS: &str = users_where!("");
+pub(super) const USERS_OF_ORG: &str = users_where!(" AND u.org_id = $4");
+pub(super) const USERS_NAMED: &str = users_where!(
+    " AND u.id IN (SELECT n.user_id FROM sign_in_names n WHERE n.realm = $1 AND n.name >= $4 AND n.name < $5)"
+);
+
+pub(super) const ORGS: &str =
+    concat!("SELECT ", org_columns!(), " FROM orgs o WHERE o.realm = $1 AND o.id < $2 ORDER BY o.id DESC LIMIT $3");
+
+pub(super) const ORG: &str = concat!("SELECT ", org_columns!(), " FROM orgs o WHERE o.realm = $1 AND o.id = $2");
+
+impl Store {
+    /// Users with their organizations, newest first.
+    pub async fn users(
+        &self,
+        realm: &str,
+        filter: &UserFilter,
+        page: Page<UserId>,
+    ) -> Result<Vec<Account>, StoreError> {
+        let (sql, from, to) = match filter {
+            UserFilter::All => (USERS, None, None),
+            UserFilter::Org(org) => (USERS_OF_ORG, Some(org.to_text()), None),
+            UserFilter::Name(prefix) if storable("prefix", prefix).is_err() => return Ok(Vec::new()),
+            // The last code point there is: no name that starts with the prefix sorts behind it.
+            UserFilter::Name(prefix) => (USERS_NAMED, Some(prefix.clone()), Some(format!("{prefix}\u{10ffff}"))),
+        };
+        let after = page.after.map_or(AFTER_ALL_IDS.to_owned(), UserId::to_text);
+        let rows: Vec<Stored<Account>> = reading!(self, |conn| {
+            let mut query = sqlx::query_as(sql).bind(realm).bind(&after).bind(page.rows());
+            for bound in [&from, &to].into_iter().flatten() {
+                query = query.bind(bound);
+            }
+            Ok(query.fetch_all(conn).await?)
+        })?;
+        Ok(rows.into_iter().map(|stored| stored.0).collect())
+    }
+
+    /// Organizations, newest first.
+    pub async fn orgs(&self, realm: &str, page: Page<OrgId>) -> Result<Vec<Organization>, StoreError> {
+        let after = page.after.map_or(AFTER_ALL_IDS.to_owned(), OrgId::to_text);
+        let rows: Vec<Stored<Organization>> = reading!(self, |conn| {
+            Ok(sqlx::query_as(ORGS).bind(realm).bind(&after).bind(page.rows()).fetch_all(conn).await?)
+        })?;
+        Ok(rows.into_iter().map(|stored| stored.0).collect())
+    }
+
+    /// One organization.
+    pub async fn organization(&self, realm: &str, org: OrgId) -> Result<Option<Organization>, StoreError> {
+        let found: Option<Stored<Organization>> = reading!(self, |conn| {
+            Ok(sqlx::query_as(ORG).bind(realm).bind(org.to_text()).fetch_optional(conn).await?)
+        })?;
+        Ok(found.map(|stored| stored.0))
+    }
+
+    /// Gives a user a role. False: there is no such user.
+    pub async fn set_role(&self, realm: &str, user: UserId, role: &str, now: Timestamp) -> Result<bool, StoreError> {
+        const SET: &str = "UPDATE users SET role = $3, updated_at = $4 WHERE realm = $1 AND id = $2";
+        storable("role", role)?;
+        changing!(self, realm, now, |tx| {
+            let set = sqlx::query(SET).bind(realm).bind(user.to_text()).bind(role).bind(now.millis());
+            found(set.execute(tx).await?.rows_affected(), Changed::User(user))
+        })
+    }
+
+    /// Puts an organization on a plan. False: there is no such organization.
+    pub async fn set_plan(&self, realm: &str, org: OrgId, plan: &str, now: Timestamp) -> Result<bool, StoreError> {
+        const SET: &str = "UPDATE orgs SET plan = $3, updated_at = $4 WHERE realm = $1 AND id = $2";
+        storable("plan", plan)?;
+        changing!(self, realm, now, |tx| {
+            let set = sqlx::query(SET).bind(realm).bind(org.to_text()).bind(plan).bind(now.millis());
+            found(set.execute(tx).await?.rows_affected(), Changed::Org(org))
+        })
+    }
+
+    /// Gives an organization windows of its own; `None`: its plan's count again; an empty list: no limit. False:
+    /// there is no such organization.
+    pub async fn set_limits(
+        &self,
+        realm: &str,
+        org: OrgId,
+        limits: Option<&[Window]>,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        const SET: &str = "UPDATE orgs SET limits = $3, updated_at = $4 WHERE realm = $1 AND id = $2";
+        let limits = limits.map(windows_to_text);
+        changing!(self, realm, now, |tx| {
+            let set = sqlx::query(SET).bind(realm).bind(org.to_text()).bind(&limits).bind(now.millis());
+            found(set.execute(tx).await?.rows_affected(), Changed::Org(org))
+        })
+    }
+
+    /// Shuts a user out, or lets them in again. False: there is no such user.
+    pub async fn set_user_disabled(
+        &self,
+        realm: &str,
+        user: UserId,
+        disabled: bool,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        const SET: &str = "UPDATE users SET disabled = $3, updated_at = $4 WHERE realm = $1 AND id = $2";
+        changing!(self, realm, now, |tx| {
+            let set = sqlx::query(SET).bind(realm).bind(user.to_text()).bind(i64::from(disabled)).bind(now.millis());
+            found(set.execute(tx).await?.rows_affected(), Changed::User(user))
+        })
+    }
+
+    /// Shuts an organization's users and keys out, or lets them in again. False: there is no such organization.
+    pub async fn set_org_disabled(
+        &self,
+        realm: &str,
+        org: OrgId,
+        disabled: bool,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        const SET: &str = "UPDATE orgs SET disabled = $3, updated_at = $4 WHERE realm = $1 AND id = $2";
+        changing!(self, realm, now, |tx| {
+            let set = sqlx::query(SET).bind(realm).bind(org.to_text()).bind(i64::from(disabled)).bind(now.millis());
+            found(set.execute(tx).await?.rows_affected(), Changed::Org(org))
+        })
+    }
+}
+
+fn found(rows: u64, changed: Changed) -> (bool, Vec<Changed>) {
+    if rows == 1 { (true, vec![changed]) } else { (false, vec![]) }
+}

@@ -1,0 +1,234 @@
+//! Sessions: started at sign-in, touched at refresh, ended once.
+
+use crate::model::change::Changed;
+use crate::model::id::{SessionId, UserId};
+use crate::model::session::Session;
+use crate::model::time::Timestamp;
+
+use super::pool::{Step, changing, reading, writing};
+use super::rows::{Stored, session_columns};
+use super::{Page, Pool, Store, StoreError, changes, pool};
+
+pub(super) const ADD: &str = "INSERT INTO sessions (realm, id, user_id, org_id, created_at, last_active_at, ends_at, \
+    revoked_at, address, device) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+
+/// Inserts a session in a transaction that is open.
+macro_rules! insert {
+    ($tx:expr, $realm:expr, $session:expr) => {{
+        let session: &crate::model::session::Session = $session;
+        let device = (!session.device.is_null()).then(|| session.device.to_string());
+        sqlx::query(crate::store::sessions::ADD)
+            .bind($realm)
+            .bind(session.id.to_text())
+            .bind(session.user_id.to_text())
+            .bind(session.org_id.to_text())
+            .bind(session.created_at.millis())
+            .bind(session.last_active_at.millis())
+            .bind(session.ends_at.millis())
+            .bind(session.revoked_at.map(Timestamp::millis))
+            .bind(session.address.map(|address| address.to_string()))
+            .bind(device)
+            .execute(&mut *$tx)
+            .await?;
+    }};
+}
+
+pub(super) use insert;
+
+pub(super) const BY_ID: &str = concat!("SELECT ", session_columns!(), " FROM sessions WHERE realm = $1 AND id = $2");
+
+pub(super) const OF_USER: &str = concat!(
+    "SELECT ",
+    session_columns!(),
+    " FROM sessions WHERE realm = $1 AND user_id = $2 AND revoked_at IS NULL AND ends_at > $3 \
+      ORDER BY id DESC LIMIT $4"
+);
+
+pub(super) const END_ALL: &str = "UPDATE sessions SET revoked_at = $4 \
+    WHERE realm = $1 AND user_id = $2 AND id <> $3 AND revoked_at IS NULL AND ends_at > $4 RETURNING id";
+
+impl Store {
+    /// Keeps a new session.
+    pub async fn start_session(&self, realm: &str, session: &Session) -> Result<(), StoreError> {
+        writing!(self, |tx| {
+            insert!(tx, realm, session);
+            Step::Keep(())
+        })
+    }
+
+    /// A session, live or ended; `None` once it was purged, too.
+    pub async fn session(&self, realm: &str, session: SessionId) -> Result<Option<Session>, StoreError> {
+        let found: Option<Stored<Session>> = reading!(self, |conn| {
+            Ok(sqlx::query_as(BY_ID).bind(realm).bind(session.to_text()).fetch_optional(conn).await?)
+        })?;
+        Ok(found.map(|stored| stored.0))
+    }
+
+    /// Notes that a session was refreshed. False: it is not live. Nothing cached depends on it: no change.
+    pub async fn refresh_session(&self, realm: &str, session: SessionId, now: Timestamp) -> Result<bool, StoreError> {
+        // A clock that stepped back does not take activity away.
+        const TOUCH: &str = "UPDATE sessions \
+            SET last_active_at = CASE WHEN last_active_at > $3 THEN last_active_at ELSE $3 END \
+            WHERE realm = $1 AND id = $2 AND revoked_at IS NULL AND ends_at > $3";
+        writing!(self, |tx| {
+            let touched = sqlx::query(TOUCH).bind(realm).bind(session.to_text()).bind(now.millis()).execute(tx).await?;
+            if touched.rows_affected() == 1 { Step::Keep(true) } else { Step::Undo(false) }
+        })
+    }
+
+    /// Ends a session. True if this call did; false if it had ended, expired or never was.
+    pub async fn end_session(&self, realm: &str, session: SessionId, now: Timestamp) -> Result<bool, StoreError> {
+        const END: &str = "UPDATE sessions SET revoked_at = $3 \
+            WHERE realm = $1 AND id = $2 AND revoked_at IS NULL AND ends_at > $3";
+        changing!(self, realm, now, |tx| {
+            let ended = sqlx::query(END).bind(realm).bind(session.to_text()).bind(now.millis()).execute(tx).await?;
+            let ended = ended.rows_affected() == 1;
+            (ended, if ended { vec![Changed::Session(session)] } else { vec![] })
+        })
+    }
+
+    /// Ends every live session of a user but `except`; answers which, newest first.
+    pub async fn end_sessions(
+        &self,
+        realm: &str,
+        user: UserId,
+        except: Option<SessionId>,
+        now: Timestamp,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        let except = except.map(SessionId::to_text).unwrap_or_default();
+        changing!(self, realm, now, |tx| {
+            let ids: Vec<String> = sqlx::query_scalar(END_ALL)
+                .bind(realm)
+                .bind(user.to_text())
+                .bind(&except)
+                .bind(now.millis())
+                .fetch_all(tx)
+                .await?;
+            let mut ended = ids
+                .iter()
+                .map(|id| SessionId::from_text(id).ok_or_else(|| StoreError::corrupt("an id in sessions")))
+                .collect::<Result<Vec<_>, _>>()?;
+            ended.sort_unstable_by(|a, b| b.cmp(a));
+            let changed = ended.iter().copied().map(Changed::Session).collect();
+            (ended, changed)
+        })
+    }
+
+    /// A user's live sessions, newest first; at most [`Page::MOST`].
+    pub async fn sessions(&self, realm: &str, user: UserId, now: Timestamp) -> Result<Vec<Session>, StoreError> {
+        let rows: Vec<Stored<Session>> = reading!(self, |conn| {
+            Ok(sqlx::query_as(OF_USER)
+                .bind(realm)
+                .bind(user.to_text())
+                .bind(now.millis())
+                .bind(i64::from(Page::<SessionId>::MOST))
+                .fetch_all(conn)
+                .await?)
+        })?;
+        Ok(rows.into_iter().map(|stored| stored.0).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::super::tests::{Bench, REALM, T0, on_both, session};
+    use super::*;
+
+    on_both!(
+        a_session_ends_once_and_stays_ended,
+        an_expired_session_is_neither_refreshed_nor_ended,
+        ending_a_users_sessions_spares_the_excepted_one_and_other_users,
+        a_session_that_was_ended_is_not_refreshed_afterwards,
+        activity_is_not_taken_away_by_a_clock_that_stepped_back,
+        more_sessions_than_fit_one_statement_end_together,
+    );
+
+    fn at(secs: u64) -> Timestamp {
+        T0.plus(Duration::from_secs(secs))
+    }
+
+    async fn a_session_ends_once_and_stays_ended(bench: Arc<Bench>) {
+        let ann = bench.registered("ann").await;
+        let one = session(&ann, T0);
+        bench.store.start_session(REALM, &one).await.unwrap();
+        assert!(!bench.store.end_session("other", one.id, at(1)).await.unwrap());
+        assert!(bench.store.session(REALM, one.id).await.unwrap().unwrap().is_live(at(1)));
+
+        assert!(bench.store.end_session(REALM, one.id, at(2)).await.unwrap());
+        assert!(!bench.store.end_session(REALM, one.id, at(3)).await.unwrap());
+        let ended = bench.store.session(REALM, one.id).await.unwrap().unwrap();
+        assert_eq!(ended.revoked_at, Some(at(2)));
+        assert!(!bench.store.refresh_session(REALM, one.id, at(3)).await.unwrap());
+        assert!(bench.store.sessions(REALM, ann.user.id, at(3)).await.unwrap().is_empty());
+    }
+
+    async fn an_expired_session_is_neither_refreshed_nor_ended(bench: Arc<Bench>) {
+        let ann = bench.registered("ann").await;
+        let one = session(&ann, T0);
+        bench.store.start_session(REALM, &one).await.unwrap();
+        let before = one.ends_at.minus(Duration::from_millis(1));
+        assert!(bench.store.refresh_session(REALM, one.id, before).await.unwrap());
+        assert_eq!(bench.store.sessions(REALM, ann.user.id, before).await.unwrap().len(), 1);
+        assert!(!bench.store.refresh_session(REALM, one.id, one.ends_at).await.unwrap());
+        assert!(!bench.store.end_session(REALM, one.id, one.ends_at).await.unwrap());
+        assert!(bench.store.sessions(REALM, ann.user.id, one.ends_at).await.unwrap().is_empty());
+    }
+
+    async fn ending_a_users_sessions_spares_the_excepted_one_and_other_users(bench: Arc<Bench>) {
+        let (ann, bob) = (bench.registered("ann").await, bench.registered("bob").await);
+        let mine: Vec<_> = (0..4).map(|n| session(&ann, at(n))).collect();
+        let theirs = session(&bob, T0);
+        for one in mine.iter().chain([&theirs]) {
+            bench.store.start_session(REALM, one).await.unwrap();
+        }
+        bench.store.end_session(REALM, mine[0].id, at(9)).await.unwrap();
+
+        let ended = bench.store.end_sessions(REALM, ann.user.id, Some(mine[2].id), at(10)).await.unwrap();
+        assert_eq!(ended, [mine[3].id, mine[1].id], "those that were live, newest first");
+        let left = bench.store.sessions(REALM, ann.user.id, at(10)).await.unwrap();
+        assert_eq!(left, [mine[2].clone()]);
+        assert_eq!(bench.store.sessions(REALM, bob.user.id, at(10)).await.unwrap(), [theirs]);
+        let all = bench.store.end_sessions(REALM, ann.user.id, None, at(11)).await.unwrap();
+        assert_eq!(all, [mine[2].id]);
+    }
+
+    async fn a_session_that_was_ended_is_not_refreshed_afterwards(bench: Arc<Bench>) {
+        let ann = bench.registered("ann").await;
+        for _ in 0..10 {
+            let one = session(&ann, T0);
+            bench.store.start_session(REALM, &one).await.unwrap();
+            let (store, id) = (bench.store.clone(), one.id);
+            let refreshing = tokio::spawn(async move {
+                while store.refresh_session(REALM, id, at(1)).await.unwrap() {}
+                store.session(REALM, id).await.unwrap().unwrap().revoked_at
+            });
+            assert!(bench.store.end_session(REALM, one.id, at(2)).await.unwrap());
+            assert!(!bench.store.refresh_session(REALM, one.id, at(1)).await.unwrap());
+            assert_eq!(refreshing.await.unwrap(), Some(at(2)), "a refusal means that it has ended");
+        }
+    }
+
+    async fn activity_is_not_taken_away_by_a_clock_that_stepped_back(bench: Arc<Bench>) {
+        let ann = bench.registered("ann").await;
+        let one = session(&ann, T0);
+        bench.store.start_session(REALM, &one).await.unwrap();
+        for (now, kept) in [(at(9), at(9)), (at(4), at(9)), (at(11), at(11))] {
+            assert!(bench.store.refresh_session(REALM, one.id, now).await.unwrap());
+            assert_eq!(bench.store.session(REALM, one.id).await.unwrap().unwrap().last_active_at, kept);
+        }
+    }
+
+    async fn more_sessions_than_fit_one_statement_end_together(bench: Arc<Bench>) {
+        let ann = bench.registered("ann").await;
+        let count = changes::AT_ONCE + 1;
+        for _ in 0..count {
+            bench.store.start_session(REALM, &session(&ann, T0)).await.unwrap();
+        }
+        assert_eq!(bench.store.end_sessions(REALM, ann.user.id, None, at(1)).await.unwrap().len(), count);
+        let all = bench.store.changes_since(0, u32::MAX).await.unwrap();
+        assert_eq!(all.len(), count);
+    }
+}

@@ -1,0 +1,143 @@
+//! Opening: once or eight times at once, twice in a row, too late, and with a URL that cannot be used.
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::Connection;
+
+use super::super::{Pool, Settings, Store, StoreError, migrate};
+use super::{Bench, REALM, Schema, account, on_both};
+
+on_both!(what_was_kept_is_there_after_opening_again, a_database_of_a_newer_program_is_refused);
+
+fn settings(url: String) -> Settings {
+    Settings { url: url.into(), max_connections: 2, acquire_timeout: Duration::from_secs(5) }
+}
+
+async fn what_was_kept_is_there_after_opening_again(bench: Arc<Bench>) {
+    let ann = bench.registered("ann").await;
+    bench.store.close().await;
+    let again = bench.elsewhere().await;
+    assert!(again.credentials(REALM, &ann.email_norm).await.unwrap().is_some());
+    again.close().await;
+}
+
+async fn a_database_of_a_newer_program_is_refused(bench: Arc<Bench>) {
+    const NOTE: &str = "INSERT INTO schema_versions (version, name) VALUES (999, 'from the future')";
+    let url = bench.settings.url.expose();
+    if bench.store.backend() == "sqlite" {
+        let mut other = sqlx::SqliteConnection::connect(url).await.unwrap();
+        sqlx::query(NOTE).execute(&mut other).await.unwrap();
+    } else {
+        let mut other = sqlx::PgConnection::connect(url).await.unwrap();
+        sqlx::query(NOTE).execute(&mut other).await.unwrap();
+    }
+    let Err(refused) = Store::open(&bench.settings).await else { panic!("opened") };
+    assert!(matches!(refused, StoreError::Newer { found: 999, known: migrate::NEWEST }));
+    assert!(refused.to_string().starts_with("the database has schema version 999, this program knows up to"));
+}
+
+async fn open_eight_at_once(url: &str) {
+    let all: Vec<_> = (0..8)
+        .map(|n| {
+            let settings = settings(url.to_owned());
+            tokio::spawn(async move {
+                let store = Store::open(&settings).await?;
+                store.register(REALM, &account(&format!("u{n}"))).await?;
+                Ok::<Store, StoreError>(store)
+            })
+        })
+        .collect();
+    for one in all {
+        one.await.unwrap().unwrap().close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn eight_processes_may_open_a_new_sqlite_file_at_once() {
+    for _ in 0..5 {
+        let folder = tempfile::tempdir().unwrap();
+        open_eight_at_once(&format!("sqlite://{}/new/tollgate.db", folder.path().display())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn eight_nodes_may_open_a_new_postgres_schema_at_once() {
+    let Some(schema) = Schema::make().await else { return };
+    open_eight_at_once(&schema.url).await;
+    schema.remove().await;
+}
+
+#[tokio::test]
+async fn sqlite_files_are_ours_alone_and_commits_are_synced() {
+    super::on_sqlite(async |bench: Arc<Bench>| {
+        bench.registered("ann").await;
+        let file = bench.settings.url.expose().trim_start_matches("sqlite://").to_owned();
+        for suffix in ["", "-wal", "-shm"] {
+            let mode = std::fs::metadata(format!("{file}{suffix}")).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{suffix}");
+        }
+        let Pool::Sqlite { read, write } = &bench.store.pool else { unreachable!() };
+        let text = async |pool: &sqlx::SqlitePool, pragma: &'static str| {
+            sqlx::query_scalar::<_, String>(pragma).fetch_one(pool).await.unwrap()
+        };
+        let number = async |pool: &sqlx::SqlitePool, pragma: &'static str| {
+            sqlx::query_scalar::<_, i64>(pragma).fetch_one(pool).await.unwrap()
+        };
+        assert_eq!(text(write, "PRAGMA journal_mode").await, "wal");
+        assert_eq!(number(write, "PRAGMA synchronous").await, 2, "FULL");
+        assert_eq!(number(write, "PRAGMA foreign_keys").await, 1);
+        assert_eq!(number(write, "PRAGMA busy_timeout").await, 10_000);
+        assert_eq!(number(read, "PRAGMA query_only").await, 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn postgres_sessions_wait_for_the_log_and_for_nothing_else_without_end() {
+    let Some(schema) = Schema::make().await else { return };
+    // As on a server whose default is to acknowledge early.
+    let store = Store::open(&settings(format!("{}&options[synchronous_commit]=off", schema.url))).await.unwrap();
+    let Pool::Postgres(pool) = &store.pool else { unreachable!() };
+    for (setting, expected) in [
+        ("synchronous_commit", "on"),
+        ("lock_timeout", "5s"),
+        ("statement_timeout", "10s"),
+        ("idle_in_transaction_session_timeout", "10s"),
+        ("default_transaction_isolation", "read committed"),
+    ] {
+        let value: String =
+            sqlx::query_scalar("SELECT current_setting($1)").bind(setting).fetch_one(pool).await.unwrap();
+        assert_eq!(value, expected, "{setting}");
+    }
+    store.close().await;
+    // A stronger default is kept.
+    let store =
+        Store::open(&settings(format!("{}&options[synchronous_commit]=remote_apply", schema.url))).await.unwrap();
+    let Pool::Postgres(pool) = &store.pool else { unreachable!() };
+    let value: String =
+        sqlx::query_scalar("SELECT current_setting('synchronous_commit')").fetch_one(pool).await.unwrap();
+    assert_eq!(value, "remote_apply");
+    store.close().await;
+    schema.remove().await;
+}
+
+#[tokio::test]
+async fn a_url_that_cannot_be_used_is_told_without_being_shown() {
+    for url in [
+        "mysql://root:hunter2@localhost/db",
+        "sqlite::memory:",
+        "sqlite://",
+        "sqlite://?mode=memory",
+        "postgres://someone:hunter2@localhost:port/db",
+        "hunter2",
+        "",
+    ] {
+        let Err(error) = Store::open(&settings(url.to_owned())).await else { panic!("{url} was opened") };
+        assert!(matches!(error, StoreError::Url { .. }), "{url}: {error}");
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+    }
+    let Err(error) = Store::open(&settings("sqlite:///proc/no/such/place.db".into())).await else { panic!("opened") };
+    assert!(matches!(error, StoreError::Unavailable { .. }) && error.to_string().contains("/proc/no/such"), "{error}");
+}
