@@ -1,1 +1,5 @@
-//! See the crate's map.
+//! Files in, [`boot`] and [`snapshot`] out.
+
+pub mod router;
+pub mod secrets;
+pub mod snapshot;
