@@ -26,6 +26,27 @@ pub struct Source {
     pub name: String,
     /// The text.
     pub text: Arc<str>,
+    /// Values that were put into the tree and stand nowhere in the text.
+    pub outside: Arc<[Outside]>,
+}
+
+/// A value that came from outside of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outside {
+    /// What set it, named in messages in place of the file: an environment variable, a flag.
+    pub from: String,
+    /// The dotted path of the key that it set.
+    pub key: String,
+}
+
+impl Outside {
+    /// The first place beyond every text.
+    const FIRST: usize = usize::MAX / 2;
+
+    /// The place of the value that stands at `at` in [`Source::outside`].
+    pub const fn span(at: usize) -> Range<usize> {
+        Self::FIRST + at..Self::FIRST + at
+    }
 }
 
 /// What is wrong, where, and what to do about it.
@@ -65,7 +86,11 @@ impl fmt::Display for Located {
 impl Source {
     /// A source named `name`.
     pub fn new(name: impl Into<String>, text: impl Into<Arc<str>>) -> Self {
-        Self { name: name.into(), text: text.into() }
+        Self { name: name.into(), text: text.into(), outside: Arc::default() }
+    }
+
+    fn outside(&self, span: &Range<usize>) -> Option<&Outside> {
+        self.outside.get(span.start.checked_sub(Outside::FIRST)?)
     }
 
     /// A complaint about the value or key at `span`, its key's path found by the span.
@@ -83,11 +108,15 @@ impl Source {
     ) -> Located {
         let (line, column) = locate(self, span);
         let (key, message, remedy) = (key.into(), message.into(), remedy.into());
-        Located { file: self.name.clone(), line, column, key, message, remedy }
+        let file = self.outside(span).map_or(&self.name, |outside| &outside.from).clone();
+        Located { file, line, column, key, message, remedy }
     }
 
     /// The dotted path of the innermost key or value whose span is `span`; empty when there is none.
     pub fn key_at(&self, span: &Range<usize>) -> String {
+        if let Some(outside) = self.outside(span) {
+            return outside.key.clone();
+        }
         let (root, _) = DeTable::parse_recoverable(&self.text);
         let mut found = String::new();
         visit_table(root.get_ref(), "", &mut |key, path, value| {
@@ -347,15 +376,18 @@ mod tests {
 
     #[test]
     fn an_edit_is_read_and_what_is_not_in_the_file_has_no_line() {
-        let source = Source::new("f.toml", "size = 1\n");
+        let mut source = Source::new("f.toml", "size = 1\n");
+        source.outside = Arc::new([Outside { from: "$LISTEN".into(), key: "listen".into() }]);
+        assert_eq!(source.error(&Outside::span(0), "no", "").to_string(), "$LISTEN: listen: no");
+        assert_eq!(source.error(&Outside::span(1), "no", "").to_string(), "f.toml: no");
         let (file, errors) = read::<File>(&source, |root, _| {
-            let outside = usize::MAX..usize::MAX;
+            let outside = Outside::span(0);
             root.insert(Spanned::new(outside.clone(), "listen".into()), Spanned::new(outside, DeValue::Boolean(true)));
         });
         assert!(file.is_none());
         assert_eq!(
             errors[0].to_string(),
-            "f.toml: listen: expected a string, found a boolean\n    help: write a string in quotes"
+            "$LISTEN: listen: expected a string, found a boolean\n    help: write a string in quotes"
         );
     }
 
