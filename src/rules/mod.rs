@@ -3,3 +3,4 @@
 pub mod claims;
 pub mod identity;
 pub mod password;
+pub mod secret;
