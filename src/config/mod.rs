@@ -1,5 +1,35 @@
-//! Files in, [`boot`] and [`snapshot`] out.
+//! Files in, [`Boot`] and [`Snapshot`] out, or everything that is wrong with them.
+//!
+//! ```text
+//! load (the only I/O) -> raw (serde) -> compile { boot, site, routes } (pure) -> (Boot, Snapshot)
+//!                    env: ${VAR}, TOLLGATE__…          values, secrets: single values
+//! ```
+//!
+//! [`Boot`] is what the process is started with; a [`Snapshot`] is what a reload swaps. What is wrong is
+//! told all at once, each error with file, line, column, key and remedy ([`crate::contract::source::Located`]).
+//! `app` loads, `tollgate check` loads and prints, `edge` asks the snapshot: [`Snapshot::site`], then the
+//! site's [`router`]s. Machines get their own small `Settings` and never see these types.
+//!
+//! To add a setting: a field in `raw`, its reading beside its neighbours in [`boot`] or `site`, a line in
+//! `config/gateway.toml`, and a bad file in `tests/config/` with the message it gives.
 
+pub mod boot;
+mod compile;
+pub mod env;
+mod given;
+mod identity;
+mod keys;
+pub mod load;
+mod raw;
 pub mod router;
-pub mod secrets;
+mod routes;
+mod site;
 pub mod snapshot;
+pub mod template;
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub use boot::Boot;
+pub use load::{Inputs, Loaded, load, load_text};
+pub use snapshot::{Route, Site, Snapshot};

@@ -63,12 +63,20 @@ pub struct Conflict {
 
 #[derive(Debug, Default)]
 struct Node {
-    literals: HashMap<Box<str>, usize>,
+    literals: Children<usize>,
     /// The same by lower-case text.
-    folded: HashMap<Box<str>, SmallVec<[usize; 1]>>,
+    folded: Children<SmallVec<[usize; 1]>>,
     parameter: Option<usize>,
     here: Vec<Leaf>,
     rest: Vec<Leaf>,
+}
+
+/// What stands below a node, by segment. Comparing a few texts is several times cheaper than hashing one.
+#[derive(Debug)]
+struct Children<T> {
+    few: Vec<(Box<str>, T)>,
+    /// All of them, once they are more than [`Self::FEW`].
+    many: HashMap<Box<str>, T>,
 }
 
 #[derive(Debug)]
@@ -163,11 +171,15 @@ impl Router {
     fn literal(&mut self, at: usize, segment: &str) -> usize {
         let fresh = self.nodes.len();
         let node = &mut self.nodes[at];
-        let next = *node.literals.entry(segment.into()).or_insert(fresh);
-        if next == fresh {
-            node.folded.entry(segment.to_ascii_lowercase().into()).or_default().push(next);
+        if let Some(next) = node.literals.get(segment) {
+            return *next;
         }
-        self.grow(next)
+        node.literals.insert(segment, fresh);
+        let lower = segment.to_ascii_lowercase();
+        let mut spellings = node.folded.get(&lower).cloned().unwrap_or_default();
+        spellings.push(fresh);
+        node.folded.insert(&lower, spellings);
+        self.grow(fresh)
     }
 
     fn grow(&mut self, next: usize) -> usize {
@@ -211,7 +223,7 @@ impl Router {
         }
         if search.any_spelling {
             // Never a node twice: the work of a lookup is bounded by the tree, not by powers of its depth.
-            for next in node.folded.get(&*lower(segment)).into_iter().flatten().filter(|next| exact != Some(next)) {
+            for next in node.folded.get(&lower(segment)).into_iter().flatten().filter(|next| exact != Some(next)) {
                 if let Some(leaf) = self.walk(*next, after, search) {
                     return Some(leaf);
                 }
@@ -237,6 +249,36 @@ impl Router {
     /// The node of the same path with a slash behind it, where that is the same thing.
     fn slash_of(&self, node: &Node, any_spelling: bool) -> Option<&Node> {
         any_spelling.then(|| node.literals.get("")).flatten().map(|at| &self.nodes[*at])
+    }
+}
+
+impl<T> Children<T> {
+    const FEW: usize = 8;
+
+    fn get(&self, segment: &str) -> Option<&T> {
+        if self.many.is_empty() {
+            self.few.iter().find_map(|(text, child)| (**text == *segment).then_some(child))
+        } else {
+            self.many.get(segment)
+        }
+    }
+
+    fn insert(&mut self, segment: &str, child: T) {
+        if !self.many.is_empty() {
+            self.many.insert(segment.into(), child);
+            return;
+        }
+        self.few.retain(|(text, _)| **text != *segment);
+        self.few.push((segment.into(), child));
+        if self.few.len() > Self::FEW {
+            self.many = std::mem::take(&mut self.few).into_iter().collect();
+        }
+    }
+}
+
+impl<T> Default for Children<T> {
+    fn default() -> Self {
+        Self { few: Vec::new(), many: HashMap::new() }
     }
 }
 

@@ -1,0 +1,431 @@
+//! The only part of `config` that touches the disk: files, includes, secrets, contracts.
+//!
+//! Called by `app` at the start and at each reload, and by `tollgate check`. A new secret is written only
+//! when everything else is right, so that a bad file leaves nothing behind.
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::boot::Boot;
+use super::compile::{Compiled, Page, compile};
+use super::env::{Env, Override, interpolate};
+use super::given::Given;
+use super::keys::kind;
+use super::raw::{RawFile, Text};
+use super::site::is_path;
+use super::snapshot::Snapshot;
+use crate::contract::source::{Located, Source, read};
+use crate::credential::generate::{KeyKind, generate};
+use crate::model::entropy::Entropy;
+use crate::model::secret::Secret;
+
+/// No configuration, contract or secret is longer: a device or a log named by mistake is not read to its end.
+const MAX_FILE: u64 = 16 << 20;
+
+/// What loading needs beside the file's name.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// The process's environment.
+    pub env: &'a Env,
+    /// Values from the command line; they win over the environment, and that over the files.
+    pub flags: &'a [Override],
+    /// Where new secrets come from.
+    pub entropy: &'a dyn Entropy,
+    /// Whether secrets that are to be generated are written; `false` for a mere check.
+    pub write: bool,
+    /// The generation of the snapshot.
+    pub generation: u64,
+}
+
+/// What the files say.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What the process is started with.
+    pub boot: Boot,
+    /// What a reload replaces.
+    pub snapshot: Snapshot,
+    /// What works and may not be meant.
+    pub warnings: Vec<Located>,
+    /// Every file that was read: what to look at for a reload.
+    pub files: Vec<PathBuf>,
+}
+
+/// Loads the file at `path` with all that it includes, or tells everything that is wrong.
+pub fn load(path: &Path, inputs: &Inputs<'_>) -> Result<Loaded, Vec<Located>> {
+    let text = read_text(path).map_err(|error| {
+        let remedy = "name a configuration with --config; config/gateway.toml is one to start from".into();
+        let message = format!("cannot read the file: {}", reason(&error));
+        vec![Located { file: path.display().to_string(), line: 0, column: 0, key: String::new(), message, remedy }]
+    })?;
+    from(path.to_owned(), &Source::new(path.display().to_string(), text), inputs)
+}
+
+/// Loads `text` as if it stood in a file called `name` in the working directory.
+pub fn load_text(name: &str, text: &str, inputs: &Inputs<'_>) -> Result<Loaded, Vec<Located>> {
+    from(PathBuf::from(name), &Source::new(name, text), inputs)
+}
+
+fn from(path: PathBuf, source: &Source, inputs: &Inputs<'_>) -> Result<Loaded, Vec<Located>> {
+    let mut errors = Vec::new();
+    let mut found = Vec::new();
+    gather(path, source, &mut Vec::new(), inputs.env, &mut found, &mut errors);
+    let files = found.iter().map(|found| found.path.clone()).collect();
+    let names: Vec<String> = found.iter().map(|found| found.source.name.clone()).collect();
+    let Some(pages) = read_pages(found, inputs, &mut errors) else { return Err(in_order(errors, &names)) };
+    let (mut given, pending) = given(&pages, inputs);
+    let compiled = compile(&pages, &given);
+    if !errors.is_empty() {
+        let more = compiled.err().into_iter().flatten();
+        let fresh: Vec<_> = more.filter(|error| !errors.iter().any(|own| echoes(error, own))).collect();
+        errors.extend(fresh);
+        return Err(in_order(errors, &names));
+    }
+    let mut compiled = compiled?;
+    if inputs.write && write_all(pending, &mut given)? {
+        // Another process was faster: its secrets are the ones that count.
+        compiled = compile(&pages, &given)?;
+    }
+    let Compiled { boot, snapshot, warnings } = compiled;
+    Ok(Loaded { boot, snapshot, warnings, files })
+}
+
+/// Whether `error` only says that something is missing or wrong which `first` has said why: a variable that
+/// could not be filled in at the same place, or a misspelt or mistyped key just below.
+fn echoes(error: &Located, first: &Located) -> bool {
+    let below = || first.key.rsplit_once('.').is_some_and(|(above, _)| above == error.key);
+    let meant = || first.remedy.starts_with("did you mean") || first.message.starts_with("expected");
+    let place = |it: &Located| (it.line, it.column);
+    error.file == first.file && (place(error) == place(first) || (below() && meant()))
+}
+
+/// Files in the order they were read, places in the order of the file; what is in neither comes last.
+fn in_order(mut errors: Vec<Located>, names: &[String]) -> Vec<Located> {
+    errors.sort_by_key(|error| {
+        let file = names.iter().position(|name| *name == error.file).unwrap_or(names.len());
+        (file, error.line, error.column)
+    });
+    errors
+}
+
+/// A file, its sections, and where it lies.
+struct Found {
+    path: PathBuf,
+    source: Source,
+    sections: Vec<String>,
+}
+
+/// Collects the file and, below it, what it includes. `above` is the way here.
+fn gather(
+    path: PathBuf,
+    source: &Source,
+    above: &mut Vec<PathBuf>,
+    env: &Env,
+    found: &mut Vec<Found>,
+    errors: &mut Vec<Located>,
+) {
+    let (root, _) = DeTable::parse_recoverable(&source.text);
+    let mut root = root.into_inner();
+    // What is wrong here is told when the file is read as a whole.
+    interpolate(source, &mut root, env, &mut Vec::new());
+    let sections = root.iter().map(|(key, _)| key.get_ref().to_string()).collect();
+    let includes: Vec<_> =
+        root.iter().filter(|(key, _)| key.get_ref() == "include").flat_map(|(_, value)| texts(value)).collect();
+    let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+    above.push(real(&path));
+    found.push(Found { path, source: source.clone(), sections });
+    for text in includes {
+        let (span, path) = (text.span(), folder.join(text.get_ref()));
+        let shown = path.display().to_string();
+        if above.contains(&real(&path)) {
+            let way: Vec<String> =
+                above.iter().map(|path| path.file_name().unwrap_or_default().display().to_string()).collect();
+            let message = format!("`{shown}` includes itself: {} -> {}", way.join(" -> "), text.get_ref());
+            errors.push(source.error(&span, message, "take one of these includes out"));
+            continue;
+        }
+        if found.iter().any(|other| real(&other.path) == real(&path)) {
+            errors.push(source.error(&span, format!("`{shown}` is included twice"), "include each file once"));
+            continue;
+        }
+        match read_text(&path) {
+            Ok(text) => gather(path, &Source::new(shown, text), above, env, found, errors),
+            Err(error) => {
+                let message = format!("cannot read `{shown}`: {}", reason(&error));
+                errors.push(source.error(&span, message, "an include's path starts from the file that names it"));
+            }
+        }
+    }
+    above.pop();
+}
+
+/// The strings of a string or a list.
+fn texts(value: &Spanned<DeValue<'_>>) -> Vec<Spanned<String>> {
+    match value.get_ref() {
+        DeValue::String(text) => vec![Spanned::new(value.span(), text.to_string())],
+        DeValue::Array(items) => items.iter().flat_map(texts).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// One name for a file, however it is reached.
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
+/// Reads each file with what the environment and the command line set in it; `None` when one cannot be read as TOML.
+fn read_pages(found: Vec<Found>, inputs: &Inputs<'_>, errors: &mut Vec<Located>) -> Option<Vec<Page>> {
+    let mut overrides = Override::from_env(inputs.env);
+    overrides.extend(inputs.flags.iter().cloned());
+    // A value goes where its section stands; into the first file where none has it.
+    let homes: Vec<usize> = overrides
+        .iter()
+        .map(|each| found.iter().position(|found| each.path.first().is_some_and(|key| found.sections.contains(key))))
+        .map(Option::unwrap_or_default)
+        .collect();
+    let mut pages = Vec::new();
+    let count = found.len();
+    for (at, Found { mut source, .. }) in found.into_iter().enumerate() {
+        let own: Vec<&Override> =
+            overrides.iter().zip(&homes).filter_map(|(each, home)| (*home == at).then_some(each)).collect();
+        source.outside = own.iter().map(|each| each.outside()).collect();
+        let (raw, told) = read::<RawFile>(&source, |table, errors| {
+            interpolate(&source, table, inputs.env, errors);
+            for (at, each) in own.iter().enumerate() {
+                errors.extend(each.apply(table, at).err());
+            }
+        });
+        errors.extend(told);
+        pages.extend(raw.map(|raw| Page { source: source.clone(), raw }));
+    }
+    (pages.len() == count).then_some(pages)
+}
+
+/// A secret that is not there yet.
+struct Pending {
+    path: String,
+    secret: Secret,
+}
+
+/// Reads what the files name: secrets, contracts, certificates. Secrets that are to be made are drawn.
+fn given(pages: &[Page], inputs: &Inputs<'_>) -> (Given, Vec<Pending>) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut given = Given {
+        secrets: BTreeMap::new(),
+        contracts: BTreeMap::new(),
+        unreadable: BTreeMap::new(),
+        spare: spare(inputs.entropy),
+        cores,
+        generation: inputs.generation,
+    };
+    let mut pending = Vec::new();
+    for page in pages {
+        for (path, make) in secret_files(&page.raw) {
+            if given.secrets.contains_key(path) {
+                continue;
+            }
+            let secret = match (read_text(Path::new(path)), make) {
+                (Ok(text), _) => Ok(without_newline(&text)),
+                (Err(error), Some(make)) if error.kind() == ErrorKind::NotFound => {
+                    let drawn = make.draw(inputs.entropy);
+                    pending.extend(drawn.clone().ok().map(|secret| Pending { path: path.to_owned(), secret }));
+                    drawn
+                }
+                (Err(error), _) => Err(reason(&error)),
+            };
+            given.secrets.insert(path.to_owned(), secret);
+        }
+        for site in page.raw.site.iter().map(Spanned::get_ref) {
+            if let Some(path) = site.contract.as_ref().map(Spanned::get_ref).filter(|name| is_path(name)) {
+                let source = read_text(Path::new(path)).map(|text| Source::new(path.clone(), text));
+                given.contracts.insert(path.clone(), source.map_err(|error| reason(&error)));
+            }
+        }
+        let certificates = page.raw.tls.iter().flat_map(|tls| &tls.get_ref().certificate).map(Spanned::get_ref);
+        for text in certificates.flat_map(|pair| [&pair.certificate, &pair.key]).flatten() {
+            if let Err(error) = File::open(text.get_ref()).and_then(|mut file| file.read(&mut [0])) {
+                given.unreadable.insert(text.get_ref().clone(), reason(&error));
+            }
+        }
+    }
+    (given, pending)
+}
+
+/// What a missing secret file is made of.
+enum Make<'r> {
+    Text,
+    Key(&'r str),
+}
+
+impl Make<'_> {
+    fn draw(&self, entropy: &dyn Entropy) -> Result<Secret, String> {
+        let kind = match self {
+            Self::Text => Some(KeyKind::Hmac),
+            Self::Key(algorithm) => kind(algorithm),
+        };
+        let kind = kind.ok_or_else(|| "it is not there, and keys of this algorithm are not made here".to_owned())?;
+        generate(kind, entropy).map_err(|error| error.to_string())
+    }
+}
+
+fn spare(entropy: &dyn Entropy) -> Secret {
+    let mut bytes = [0_u8; 32];
+    entropy.fill(&mut bytes);
+    Secret::new(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// Every secret file that is named, and what it is made of where it may be made.
+fn secret_files(raw: &RawFile) -> Vec<(&str, Option<Make<'_>>)> {
+    fn named<'r>(
+        path: &'r Text,
+        generate: Option<&Spanned<bool>>,
+        make: Make<'r>,
+    ) -> Option<(&'r str, Option<Make<'r>>)> {
+        let make = generate.is_some_and(|generate| *generate.get_ref()).then_some(make);
+        path.as_ref().map(|path| (path.get_ref().as_str(), make))
+    }
+    let mut files = Vec::new();
+    files.extend(raw.store.iter().filter_map(|store| named(&store.get_ref().url_file, None, Make::Text)));
+    files.extend(raw.limits.iter().filter_map(|limits| named(&limits.get_ref().redis_url_file, None, Make::Text)));
+    for admin in raw.admin.iter().map(Spanned::get_ref) {
+        files.extend(named(&admin.token_file, admin.generate.as_ref(), Make::Text));
+    }
+    for site in raw.site.iter().map(Spanned::get_ref) {
+        for keys in site.api_keys.iter().map(Spanned::get_ref) {
+            files.extend(named(&keys.pepper_file, keys.generate.as_ref(), Make::Text));
+        }
+        for key in site.tokens.iter().flat_map(|tokens| &tokens.get_ref().keys).map(Spanned::get_ref) {
+            let algorithm = key.algorithm.as_ref().map_or("", |algorithm| algorithm.get_ref());
+            files.extend(named(&key.secret_file, key.generate.as_ref(), Make::Key(algorithm)));
+        }
+    }
+    files
+}
+
+/// Writes new secrets; `true` when some of them had appeared in the meantime and were read instead.
+fn write_all(pending: Vec<Pending>, given: &mut Given) -> Result<bool, Vec<Located>> {
+    let mut other = false;
+    let mut errors = Vec::new();
+    for Pending { path, secret } in pending {
+        let kept = write_new(Path::new(&path), &secret)
+            .and_then(|written| if written { Ok(None) } else { read_text(Path::new(&path)).map(Some) });
+        match kept {
+            Ok(None) => {}
+            Ok(Some(text)) => {
+                given.secrets.insert(path, Ok(without_newline(&text)));
+                other = true;
+            }
+            Err(error) => errors.push(Located {
+                file: path,
+                line: 0,
+                column: 0,
+                key: String::new(),
+                message: format!("cannot write the new secret: {}", reason(&error)),
+                remedy: "let this user write there, or make the file with `tollgate secrets new`".into(),
+            }),
+        }
+    }
+    if errors.is_empty() { Ok(other) } else { Err(errors) }
+}
+
+/// Writes the secret whole or not at all, readable by this user alone; `false` when the file is there already.
+fn write_new(path: &Path, secret: &Secret) -> io::Result<bool> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let name = path.file_name().ok_or(ErrorKind::InvalidInput)?.display();
+    let draft = folder.join(format!(".{name}.{}.new", std::process::id()));
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        writeln!(file, "{}", secret.expose())?;
+        // What was signed or hashed under a secret is lost with it: it is on the disk before it is used.
+        file.sync_all()?;
+        // A link fails where a name exists: two processes at their first start end with one secret.
+        match std::fs::hard_link(&draft, path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(false),
+            linked => linked?,
+        }
+        File::open(folder)?.sync_all()?;
+        Ok(true)
+    })();
+    let removed = std::fs::remove_file(&draft);
+    written.and_then(|written| removed.map(|()| written))
+}
+
+/// Editors and `echo` end a file with a line break that is no part of the secret.
+fn without_newline(text: &str) -> Secret {
+    Secret::new(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let length = File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    if length as u64 > MAX_FILE { Err(ErrorKind::FileTooLarge.into()) } else { Ok(text) }
+}
+
+/// The error in the words of whoever has to mend it.
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::NotFound => "there is no such file".into(),
+        ErrorKind::PermissionDenied => "this user may not read or write it".into(),
+        ErrorKind::IsADirectory => "it is a directory".into(),
+        ErrorKind::InvalidData => "it is not UTF-8 text".into(),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nothing() -> Given {
+        Given {
+            secrets: BTreeMap::new(),
+            contracts: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
+            spare: Secret::new("spare".into()),
+            cores: 1,
+            generation: 1,
+        }
+    }
+
+    #[test]
+    fn the_first_of_two_processes_makes_the_secret_and_the_second_takes_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b/secret");
+        assert!(write_new(&path, &Secret::new("one".into())).unwrap());
+        assert!(!write_new(&path, &Secret::new("two".into())).unwrap());
+        assert_eq!(without_newline(&read_text(&path).unwrap()), Secret::new("one".into()));
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no draft is left behind");
+
+        let pending = vec![Pending { path: path.display().to_string(), secret: Secret::new("three".into()) }];
+        let mut given = nothing();
+        assert_eq!(write_all(pending, &mut given), Ok(true));
+        assert_eq!(given.secrets[&path.display().to_string()], Ok(Secret::new("one".into())));
+    }
+
+    #[test]
+    fn a_secret_that_cannot_be_written_stops_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        let path = file.join("secret").display().to_string();
+        let pending = vec![Pending { path: path.clone(), secret: Secret::new("one".into()) }];
+        let errors = write_all(pending, &mut nothing()).unwrap_err();
+        assert!(errors[0].to_string().starts_with(&format!("{path}: cannot write the new secret: ")), "{errors:?}");
+        assert!(!errors[0].to_string().contains("one"));
+    }
+
+    #[test]
+    fn only_the_line_break_at_the_end_is_no_part_of_a_secret() {
+        for (text, secret) in [("a b \n", "a b "), (" a\r\n", " a"), ("a\nb\n\n", "a\nb"), ("a", "a")] {
+            assert_eq!(without_newline(text), Secret::new(secret.into()));
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! The gateway's file as written: serde, nothing resolved, nothing required.
+//!
+//! What must be there and what it must say is for `compile` to judge, which can say all of it at once
+//! and in the words of the field. These types stop there: no other layer sees them. What each key means
+//! is told once, in `config/gateway.toml`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+use toml::Spanned;
+
+use crate::limit::OnFailure;
+use crate::model::secret::Secret;
+use crate::observe::LogFormat;
+
+/// Text with its place.
+pub(super) type Text = Option<Spanned<String>>;
+/// A number with its place.
+pub(super) type Number = Option<Spanned<Count>>;
+/// Texts with their places.
+pub(super) type Texts = Option<Spanned<Many>>;
+/// Tables by name.
+pub(super) type Named<T> = BTreeMap<Spanned<String>, Spanned<T>>;
+
+/// One file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawFile {
+    pub include: Texts,
+    pub listen: Option<Spanned<RawListen>>,
+    pub admin: Option<Spanned<RawAdmin>>,
+    pub tls: Option<Spanned<RawTls>>,
+    pub store: Option<Spanned<RawStore>>,
+    pub limits: Option<Spanned<RawLimits>>,
+    pub cache: Option<Spanned<RawCache>>,
+    pub passwords: Option<Spanned<RawPasswords>>,
+    pub connections: Option<Spanned<RawConnections>>,
+    pub network: Option<Spanned<RawNetwork>>,
+    pub log: Option<Spanned<RawLog>>,
+    pub site: Vec<Spanned<RawSite>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawListen {
+    pub https: Texts,
+    pub http: Texts,
+    pub admin: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawAdmin {
+    pub token: Option<Spanned<Secret>>,
+    pub token_file: Text,
+    pub generate: Option<Spanned<bool>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawTls {
+    pub development: Option<Spanned<bool>>,
+    pub directory: Text,
+    pub certificate: Vec<Spanned<RawCertificate>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawCertificate {
+    pub certificate: Text,
+    pub key: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawStore {
+    pub url: Option<Spanned<Secret>>,
+    pub url_file: Text,
+    pub max_connections: Number,
+    pub acquire_timeout: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawLimits {
+    pub redis_url: Option<Spanned<Secret>>,
+    pub redis_url_file: Text,
+    pub redis_timeout: Text,
+    pub on_failure: Option<OnFailure>,
+    pub max_subjects: Number,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawCache {
+    pub tokens: Number,
+    pub facts: Number,
+    pub max_stale: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawPasswords {
+    pub workers: Number,
+    pub queue: Number,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawConnections {
+    pub max: Number,
+    pub handshake_timeout: Text,
+    pub header_timeout: Text,
+    pub body_timeout: Text,
+    pub idle_timeout: Text,
+    pub drain_timeout: Text,
+    pub max_header_size: Text,
+    pub max_headers: Number,
+    pub max_streams: Number,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawNetwork {
+    pub trusted_proxies: Texts,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawLog {
+    pub level: Text,
+    pub format: Option<LogFormat>,
+    pub access: Option<bool>,
+    pub audit_file: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawSite {
+    pub name: Text,
+    pub realm: Text,
+    pub contract: Text,
+    pub hosts: Texts,
+    pub max_body: Text,
+    pub tokens: Option<Spanned<RawTokens>>,
+    pub api_keys: Option<Spanned<RawApiKeys>>,
+    pub limits: Option<Spanned<RawSiteLimits>>,
+    pub plan: Named<RawPlan>,
+    pub identity_headers: BTreeMap<Spanned<String>, Spanned<String>>,
+    pub upstream: Named<RawUpstream>,
+    pub route: Vec<Spanned<RawRoute>>,
+    pub guard: Vec<Spanned<RawGuard>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawTokens {
+    pub issuer: Text,
+    pub audience: Text,
+    pub leeway: Text,
+    pub access_ttl: Text,
+    pub session_lifetime: Text,
+    pub keys: Vec<Spanned<RawKey>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawKey {
+    pub kid: Text,
+    pub algorithm: Text,
+    pub secret: Option<Spanned<Secret>>,
+    pub secret_file: Text,
+    pub generate: Option<Spanned<bool>>,
+    pub signs: Option<Spanned<bool>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawApiKeys {
+    pub pepper: Option<Spanned<Secret>>,
+    pub pepper_file: Text,
+    pub generate: Option<Spanned<bool>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawSiteLimits {
+    pub native_per_address: Texts,
+    pub failed_sign_ins: Texts,
+    pub failed_credentials: Texts,
+    pub per_key: Texts,
+    pub per_address: Texts,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawPlan {
+    pub limits: Texts,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawUpstream {
+    pub servers: Texts,
+    pub connect_timeout: Text,
+    pub response_timeout: Text,
+    pub idle_timeout: Text,
+    pub max_idle: Number,
+    pub max_connections: Number,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawRoute {
+    #[serde(rename = "match")]
+    pub on: Text,
+    pub upstream: Text,
+    pub public: Option<Spanned<bool>>,
+    pub roles: Texts,
+    pub plans: Texts,
+    pub permissions: Texts,
+    pub limits: Texts,
+    pub cost: Number,
+    pub forward_credential: Option<bool>,
+    pub assertion: Option<Spanned<bool>>,
+    pub max_body: Text,
+    pub response_timeout: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawGuard {
+    #[serde(rename = "match")]
+    pub on: Text,
+    pub roles: Texts,
+    pub plans: Texts,
+    pub permissions: Texts,
+}
+
+/// A list of texts, or one text alone (`https = "0.0.0.0:443"`, also what an environment variable gives).
+#[derive(Debug, Default)]
+pub(super) struct Many(pub Vec<Spanned<String>>);
+
+impl<'de> Deserialize<'de> for Many {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Many;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a list of strings")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Many, E> {
+                // The place is that of the whole value, which stands around this.
+                Ok(Many(vec![Spanned::new(ALONE, text.to_owned())]))
+            }
+
+            fn visit_i64<E: Error>(self, _: i64) -> Result<Many, E> {
+                Err(E::custom("expected a string or a list of strings, found a number\nwrite it in quotes"))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Many, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(list)).map(Many)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+/// A whole number, also one written as text: what `"${VAR}"` and environment variables give.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Count(pub u64);
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Digits;
+        impl Visitor<'_> for Digits {
+            type Value = Count;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number")
+            }
+
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Count, E> {
+                u64::try_from(number)
+                    .map(Count)
+                    .map_err(|_| E::custom("expected a whole number, found a negative one\nwrite 0 or more"))
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Count, E> {
+                Ok(Count(number))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Count, E> {
+                // The text is not repeated: it may be a misplaced secret.
+                let digits = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+                digits
+                    .map(Count)
+                    .ok_or_else(|| E::custom("expected a whole number, found other text\nwrite digits, such as 20"))
+            }
+        }
+        deserializer.deserialize_any(Digits)
+    }
+}
+
+/// The place of a text that stands alone where a list could: that of the value around it.
+const ALONE: std::ops::Range<usize> = 0..0;
+
+/// The texts, each with its own place; none when the key is not there.
+pub(super) fn each(texts: &Texts) -> Vec<Spanned<String>> {
+    let Some(around) = texts else { return Vec::new() };
+    let place = |text: &Spanned<String>| if text.span() == ALONE { around.span() } else { text.span() };
+    around.get_ref().0.iter().map(|text| Spanned::new(place(text), text.get_ref().clone())).collect()
+}
+
+/// The texts as one value with a place; `None` when the key is not there.
+pub(super) fn list(texts: &Texts) -> Option<Spanned<Vec<Spanned<String>>>> {
+    Some(Spanned::new(texts.as_ref()?.span(), each(texts)))
+}

@@ -1,0 +1,206 @@
+//! What a site forwards, and what it asks of requests beside its contract.
+
+use std::collections::BTreeMap;
+
+use toml::Spanned;
+
+use super::raw::{RawGuard, RawRoute, Text, Texts, list};
+use super::router::{Router, is_under};
+use super::snapshot::Route;
+use super::values::{count, duration, limits, secs, size};
+use crate::contract::pattern::Pattern;
+use crate::contract::source::{Report, locate, suggest};
+use crate::contract::wire::{Asked, requirement};
+use crate::contract::{Contract, Requirement};
+use crate::upstream;
+
+/// What the rest of the site tells of a route's surroundings.
+pub(super) struct Around<'s> {
+    /// `None`: it could not be read, and names in it cannot be judged.
+    pub contract: Option<&'s Contract>,
+    pub upstreams: &'s BTreeMap<String, upstream::Settings>,
+    /// Tokens and assertions are signed with an asymmetric key.
+    pub asymmetric: bool,
+}
+
+/// The routes and the router to them; `None` when the router cannot be built, which was then told.
+pub(super) fn routes(
+    raw: &[Spanned<RawRoute>],
+    around: &Around<'_>,
+    report: &mut Report<'_>,
+) -> Option<(Router, Vec<Route>)> {
+    let mut routes = Vec::new();
+    let mut rules = Vec::new();
+    let mut places = Vec::new();
+    for raw in raw {
+        let Some((pattern, route)) = route(raw, around, report) else { continue };
+        rules.push((pattern, routes.len()));
+        places.push(&raw.get_ref().on);
+        routes.push(route);
+    }
+    Some((router(&rules, &places, report)?, routes))
+}
+
+/// The site's guards over the contract's; a site's guard replaces the contract's on the same path and methods.
+pub(super) fn guards(
+    raw: &[Spanned<RawGuard>],
+    around: &Around<'_>,
+    report: &mut Report<'_>,
+) -> Option<(Router, Vec<Requirement>)> {
+    let mut guards = Vec::new();
+    let mut own = Vec::new();
+    let mut places = Vec::new();
+    for raw in raw {
+        let RawGuard { on, roles, plans, permissions } = raw.get_ref();
+        let Some((pattern, requires)) = asked(on, raw, (roles, plans, permissions), around, report) else { continue };
+        own.push((pattern, guards.len()));
+        places.push(on);
+        guards.push(requires);
+    }
+    router(&own, &places, report)?;
+    let of_contract = around.contract.map_or(&[][..], |contract| &contract.guards);
+    let offset = guards.len();
+    let below: Vec<_> = of_contract.iter().enumerate().map(|(at, guard)| (guard.on.clone(), offset + at)).collect();
+    guards.extend(of_contract.iter().map(|guard| guard.requires.clone()));
+    Some((Router::layered(&[&own, &below]).ok()?, guards))
+}
+
+/// The pattern of a rule and what it asks.
+fn asked<T>(
+    on: &Text,
+    around_rule: &Spanned<T>,
+    (roles, plans, permissions): (&Texts, &Texts, &Texts),
+    around: &Around<'_>,
+    report: &mut Report<'_>,
+) -> Option<(Pattern, Requirement)> {
+    let Some(text) = on else {
+        let remedy = "add match = \"GET /v1/items/{id}\" or match = \"* /v1/{*rest}\"";
+        report.tell(&around_rule.span(), "`match` is missing", remedy);
+        return None;
+    };
+    let pattern = match Pattern::parse(text.get_ref()) {
+        Ok(pattern) => pattern,
+        Err(error) => {
+            report.tell(&text.span(), error.to_string(), "write `GET /v1/items/{id}` or `* /v1/{*rest}`");
+            return None;
+        }
+    };
+    let (roles, plans, permissions) = (list(roles), list(plans), list(permissions));
+    let asked = Asked {
+        roles: roles.as_ref(),
+        plans: plans.as_ref(),
+        permissions: permissions.as_ref().map_or(&[], |permissions| permissions.get_ref()),
+    };
+    let requires = around.contract.map_or_else(Requirement::default, |contract| {
+        requirement(asked, &pattern, &contract.roles, &contract.plans, report)
+    });
+    Some((pattern, requires))
+}
+
+fn route(raw: &Spanned<RawRoute>, around: &Around<'_>, report: &mut Report<'_>) -> Option<(Pattern, Route)> {
+    let it = raw.get_ref();
+    let upstream = upstream(&it.upstream, raw, around, report);
+    let cost = count(&it.cost, 1, 1..=u64::from(u32::MAX), report);
+    let max_body = size(&it.max_body, 100 << 20, report);
+    let windows = limits(&it.limits, &[], report);
+    let response_timeout =
+        it.response_timeout.is_some().then(|| duration(&it.response_timeout, secs(60), secs(0)..=secs(86_400), report));
+    let assertion = it.assertion.as_ref().is_some_and(|assertion| *assertion.get_ref());
+    if let Some(assertion) = it.assertion.as_ref().filter(|on| *on.get_ref() && !around.asymmetric) {
+        let message =
+            "backends check assertions against the published keys, and the key that signs here is a shared secret";
+        report.tell(
+            &assertion.span(),
+            message,
+            "let a key sign that has a public half: algorithm = \"EdDSA\" or \"ES256\"",
+        );
+    }
+    let (pattern, requires) = asked(&it.on, raw, (&it.roles, &it.plans, &it.permissions), around, report)?;
+    let public = public(it, report);
+    not_native(it.on.as_ref()?, &pattern, around, report);
+    let route = Route {
+        name: it.on.as_ref()?.get_ref().clone(),
+        requires,
+        public,
+        upstream: upstream.unwrap_or_default(),
+        windows,
+        cost,
+        forward_credential: it.forward_credential.unwrap_or(false),
+        assertion,
+        max_body,
+        response_timeout,
+    };
+    Some((pattern, route))
+}
+
+/// The named upstream; where none is named, the only one.
+fn upstream(name: &Text, raw: &Spanned<RawRoute>, around: &Around<'_>, report: &mut Report<'_>) -> Option<usize> {
+    let known: Vec<&str> = around.upstreams.keys().map(String::as_str).collect();
+    let none = "add [site.upstream.app] with servers = [\"http://127.0.0.1:9000\"]";
+    match (name, known.as_slice()) {
+        (Some(name), _) => {
+            let at = known.iter().position(|known| known == name.get_ref());
+            if at.is_none() {
+                let remedy = if known.is_empty() { none.into() } else { suggest(name.get_ref(), known) };
+                report.tell(&name.span(), format!("the site has no upstream `{}`", name.get_ref()), remedy);
+            }
+            at
+        }
+        (None, [_]) => Some(0),
+        (None, []) => {
+            report.tell(&raw.span(), "the route leads nowhere: the site has no upstream", none);
+            None
+        }
+        (None, all) => {
+            let remedy = format!("add upstream = \"…\": one of {}", all.join(", "));
+            report.tell(&raw.span(), "the site has several upstreams, and the route names none", remedy);
+            None
+        }
+    }
+}
+
+/// Whether it passes without a credential; then nothing can be asked of a caller.
+fn public(raw: &RawRoute, report: &mut Report<'_>) -> bool {
+    let Some(public) = raw.public.as_ref().filter(|public| *public.get_ref()) else { return false };
+    let asks = [
+        ("roles", raw.roles.is_some()),
+        ("plans", raw.plans.is_some()),
+        ("permissions", raw.permissions.is_some()),
+        ("limits", raw.limits.is_some()),
+        ("assertion", raw.assertion.as_ref().is_some_and(|on| *on.get_ref())),
+    ];
+    for (name, _) in asks.iter().filter(|(_, asked)| *asked) {
+        let remedy = match *name {
+            "limits" => "use per_address in [site.limits], or leave out public".to_owned(),
+            name => format!("leave out public or {name}"),
+        };
+        report.tell(&public.span(), format!("a public route has no known caller, so `{name}` means nothing"), remedy);
+    }
+    true
+}
+
+/// What is served natively is never forwarded, so a route there would never be reached.
+fn not_native(on: &Spanned<String>, pattern: &Pattern, around: &Around<'_>, report: &mut Report<'_>) {
+    let prefixes = || around.contract.into_iter().flat_map(|contract| &contract.native_prefixes);
+    if let Some(prefix) = prefixes().find(|prefix| is_under([prefix.as_str()], &pattern.path)) {
+        let message = format!("everything at and below `{prefix}` is served by the gateway itself");
+        report.tell(&on.span(), message, "remove the route: it would never be reached");
+    }
+}
+
+/// The router of `rules`; two that answer for the same are told, with the place of the other.
+fn router(rules: &[(Pattern, usize)], places: &[&Text], report: &mut Report<'_>) -> Option<Router> {
+    Router::build(rules)
+        .map_err(|conflicts| {
+            for conflict in conflicts {
+                let (Some(first), Some(second)) = (places[conflict.first], places[conflict.second]) else { continue };
+                let line = match locate(report.source, &first.span()) {
+                    (0, _) => String::new(),
+                    (line, _) => format!(" in line {line}"),
+                };
+                let message = format!("`{}`{line} answers for the same method and path", first.get_ref());
+                report.tell(&second.span(), message, "keep one of them, or give them different methods");
+            }
+        })
+        .ok()
+}
