@@ -13,8 +13,9 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::contract::Contract;
+use crate::model::access::{Permission, PlanId};
 use crate::model::account::Account;
-use crate::model::principal::{Method, Principal};
+use crate::model::principal::{Granted, Method, Principal};
 use crate::model::time::Timestamp;
 
 use super::SiteCredentials;
@@ -44,7 +45,8 @@ struct Entry {
     signer: Stamp,
     /// All that the text states. Held, so that the same address is the same fact.
     account: Arc<Account>,
-    permissions: Arc<[String]>,
+    granted: Granted,
+    plan: PlanId,
 }
 
 #[derive(Serialize)]
@@ -60,7 +62,7 @@ struct Statement<'a> {
     org: String,
     role: &'a str,
     plan: &'a str,
-    permissions: &'a [String],
+    permissions: &'a [&'a str],
     auth_method: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     session_id: Option<String>,
@@ -89,11 +91,12 @@ impl Assertions {
         };
         let key = (*site.trust(), Arc::clone(audience), credential);
         let signer = site.keys.signer();
-        let permissions = effective(principal);
         if let Some(entry) = self.entries.get(&key)
             && entry.signer == signer.stamp()
             && Arc::ptr_eq(&entry.account, &principal.account)
-            && entry.permissions == permissions
+            && entry.plan == principal.plan
+            && entry.granted.role == principal.permissions.role
+            && entry.granted.key == principal.permissions.key
             // Either way: the calendar can be set back.
             && entry.from <= now
             && now < entry.from.plus(REUSE)
@@ -101,6 +104,7 @@ impl Assertions {
             return Ok(entry.text);
         }
         let account = &principal.account;
+        let permissions = effective(&principal.permissions);
         let (session_id, key_id, auth_method) = match &principal.method {
             Method::Token { session, .. } => (Some(contract.ids.session.render(session.uuid())), None, "token"),
             Method::Key(key) => (None, Some(contract.ids.key.render(key.id.uuid())), "api_key"),
@@ -128,7 +132,8 @@ impl Assertions {
             from: now,
             signer: signer.stamp(),
             account: Arc::clone(account),
-            permissions,
+            granted: principal.permissions.clone(),
+            plan: principal.plan,
         };
         self.entries.insert(key, entry);
         Ok(text)
@@ -136,13 +141,9 @@ impl Assertions {
 }
 
 /// What the caller may do: for a key, of what it was given, that which its maker's role still covers.
-fn effective(principal: &Principal) -> Arc<[String]> {
-    let granted = &principal.permissions;
-    let names = |permissions: &crate::model::access::Permissions| -> Vec<String> {
-        permissions.iter().map(|permission| permission.as_str().to_owned()).collect()
-    };
+fn effective(granted: &Granted) -> Vec<&str> {
     match &granted.key {
-        None => names(&granted.role).into(),
-        Some(key) => names(key).into_iter().filter(|name| granted.role.cover(name)).collect(),
+        None => granted.role.iter().map(Permission::as_str).collect(),
+        Some(key) => key.iter().map(Permission::as_str).filter(|name| granted.role.cover(name)).collect(),
     }
 }

@@ -3,7 +3,8 @@
 //! A key is bound to one algorithm when it is configured; what a token's header says is compared with
 //! it and chooses nothing (RFC 8725 section 3.1). Weak keys are refused, and every key is tried out when
 //! it is loaded: a key or a cryptographic provider that does not work is an error at start, never a
-//! panic or a refusal at the first token. Used by [`super::jwt`], [`super::assertion`] and [`super::jwks`].
+//! panic or a refusal at the first token. Used by [`super::jwt`], [`super::assertion`] and
+//! `jwks`.
 
 use std::fmt;
 use std::sync::Arc;

@@ -29,6 +29,10 @@ const SHORT_RSA: &str = "an RSA key needs 2,048 bits";
 
 /// Makes the keys of `algorithm` out of `text`.
 pub(super) fn read(algorithm: Algorithm, text: &str) -> Result<Halves, KeyFault> {
+    // The library would take the first bit string of whatever it finds.
+    if text.contains("-----BEGIN CERTIFICATE") {
+        return Err(KeyFault::NotAKey("a certificate is not a key: give its `PUBLIC KEY`".into()));
+    }
     match algorithm.family() {
         AlgorithmFamily::Hmac => shared(algorithm, text),
         AlgorithmFamily::Rsa => rsa(text),

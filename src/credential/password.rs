@@ -383,8 +383,12 @@ mod tests {
     }
 
     async fn until(condition: impl Fn() -> bool) {
-        while !condition() {
+        for _ in 0..30_000 {
+            if condition() {
+                return;
+            }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        panic!("what was waited for did not happen");
     }
 }

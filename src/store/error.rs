@@ -114,6 +114,12 @@ fn sort(error: &dyn DatabaseError) -> Sort {
     }
 }
 
+/// Whether SQLite said BUSY, in any of its forms.
+pub(super) fn is_busy(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error().and_then(|error| error.try_downcast_ref::<SqliteError>());
+    error.and_then(|error| error.code()?.parse::<i32>().ok()).is_some_and(|code| code & 0xff == 5)
+}
+
 /// By primary result code, the low byte (<https://sqlite.org/rescode.html>).
 fn sort_sqlite(code: i32) -> Sort {
     match code & 0xff {

@@ -14,7 +14,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection};
 
-use super::error::StoreError;
+use super::error::{StoreError, is_busy};
 use super::{Settings, migrate};
 
 /// The connections.
@@ -216,14 +216,12 @@ async fn make_file(file: &Path) -> std::io::Result<()> {
 /// Switches to the write-ahead log (once in a file's life) and migrates.
 async fn prepare_sqlite(options: SqliteConnectOptions) -> Result<(), StoreError> {
     let mut connection = loop {
-        match options.clone().journal_mode(SqliteJournalMode::Wal).connect().await.map_err(StoreError::from) {
+        match options.clone().journal_mode(SqliteJournalMode::Wal).connect().await {
             Ok(connection) => break connection,
             // Another process is switching at this moment. SQLite's own busy timeout does not cover the switch;
             // `open` bounds the loop.
-            Err(StoreError::Unavailable { source }) if source.to_string().contains("database is locked") => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            Err(error) => return Err(error),
+            Err(error) if is_busy(&error) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(error) => return Err(error.into()),
         }
     };
     let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut connection).await?;

@@ -67,7 +67,11 @@ async fn an_assertion_is_used_again_for_half_its_life_by_the_same_caller_for_the
     world.clock.advance(Duration::from_millis(1));
     let second = assertion(&world, &cache, &site, &token, "app").await;
     assert!(!Arc::ptr_eq(&first, &second));
-    // What it states changed: a new one from the next request on.
+    world.store.set_plan("acme", world.account.org.id, "pro", world.now().wall).await.unwrap();
+    world.follow().await;
+    let paid = assertion(&world, &cache, &site, &token, "app").await;
+    assert_eq!(read(&site, &paid, "app")["plan"], "pro");
+    // Whatever it states changed: a new one from the next request on.
     world.store.set_role("acme", world.account.user.id, "viewer", world.now().wall).await.unwrap();
     world.follow().await;
     let third = assertion(&world, &cache, &site, &token, "app").await;

@@ -168,6 +168,7 @@ fn a_key_of_another_kind_than_its_algorithm_is_refused() {
         ("HS256", &rsa),
         ("RS256", &HMAC_SECRET.to_owned()),
         ("ES256", &String::new()),
+        ("ES256", &public_of(&p256, KeyKind::Es256).replace("PUBLIC KEY", "CERTIFICATE")),
         ("RS256", &"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n".to_owned()),
     ] {
         assert!(matches!(fault(algorithm, material), KeyFault::NotAKey(_)), "{algorithm}: {material}");

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::credential::api_key;
-use crate::credential::fixture::{START, World};
+use crate::credential::fixture::{HMAC_SECRET, START, World, key, settings};
+use crate::credential::{SiteCredentials, api_key};
 use crate::model::access::{PlanId, RoleId};
 use crate::model::principal::Method;
 use crate::model::problem::Problem;
@@ -113,6 +113,19 @@ async fn a_rotated_key_works_beside_its_successor_until_its_deadline() {
     world.store.revoke_key("acme", org, successor.id, world.now().wall).await.unwrap();
     world.follow().await;
     assert_eq!(world.ask(&new_value).await.map(drop), Err(Problem::InvalidToken));
+}
+
+#[tokio::test]
+async fn a_key_ends_with_the_pepper_that_it_was_hashed_under_though_it_is_remembered() {
+    let world = World::new().await;
+    let (_, text) = world.make_key(&["read:*"], None).await;
+    let value = format!("ApiKey {}", text.expose());
+    world.ask(&value).await.unwrap();
+    let mut settings = settings(vec![key("k1", "HS256", HMAC_SECRET, true)]);
+    settings.pepper = "c7Wq3XhT9zRj5LmK8vNd2FpY6sBg4EuA".to_owned().into();
+    let replaced = SiteCredentials::new(settings.into()).unwrap();
+    assert_eq!(world.ask_at(&replaced, &value).await.map(drop), Err(Problem::InvalidToken));
+    world.ask(&value).await.unwrap();
 }
 
 #[tokio::test]

@@ -93,6 +93,9 @@ CREATE TABLE api_keys (
 CREATE UNIQUE INDEX api_keys_by_hash ON api_keys (realm, hash);
 CREATE INDEX api_keys_of_org ON api_keys (realm, org_id, id);
 
+-- For counting the live ones without meeting the dead.
+CREATE INDEX api_keys_by_end ON api_keys (realm, org_id, revoked_at, expires_at);
+
 -- What other processes must forget. Numbers come from the one row of `feed`, raised in the same transaction as
 -- the change: its lock is held until the commit, so numbers follow the order of commits and none is skipped.
 CREATE TABLE feed (

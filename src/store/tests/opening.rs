@@ -56,7 +56,7 @@ async fn open_eight_at_once(url: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn eight_processes_may_open_a_new_sqlite_file_at_once() {
-    for _ in 0..5 {
+    for _ in 0..20 {
         let folder = tempfile::tempdir().unwrap();
         open_eight_at_once(&format!("sqlite://{}/new/tollgate.db", folder.path().display())).await;
     }
