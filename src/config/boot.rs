@@ -10,11 +10,11 @@ use super::given::Given;
 use super::raw::{
     RawAdmin, RawCache, RawConnections, RawLimits, RawListen, RawLog, RawPasswords, RawStore, RawTls, Text, Texts, each,
 };
-use super::secrets::LEAST_BYTES;
 use super::values::{RawSecret, Told, address, count, duration, secs, size};
 use crate::contract::source::Report;
 use crate::model::secret::Secret;
 use crate::observe::{LogFormat, LogSettings};
+use crate::rules::secret::LEAST_BYTES;
 use crate::{credential, limit, store, tls};
 
 /// Settings of the process.

@@ -69,7 +69,7 @@ impl Override {
         let mut dotted = String::new();
         for key in &self.path {
             if key.parse::<usize>().is_ok() {
-                dotted.push_str(&format!("[{key}]"));
+                dotted.extend(["[", key, "]"]);
             } else {
                 dotted.push_str(if dotted.is_empty() { "" } else { "." });
                 dotted.push_str(key);
@@ -208,7 +208,7 @@ fn set_below(
             if at == items.len() && path.len() > 1 {
                 items.push(Spanned::new(value.span(), DeValue::Table(DeTable::new())));
             }
-            let item = items.iter_mut().nth(at).ok_or("the list has no such element")?;
+            let item = items.get_mut(at).ok_or("the list has no such element")?;
             if path.len() == 1 {
                 *item = value;
                 return Ok(());

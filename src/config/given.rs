@@ -6,7 +6,7 @@ use crate::contract::source::Source;
 use crate::model::secret::Secret;
 
 /// What `load` brings.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Given {
     /// Secret files by the path as written: what they hold, or why they could not be read.
     pub secrets: BTreeMap<String, Result<Secret, String>>,
@@ -14,6 +14,8 @@ pub(super) struct Given {
     pub contracts: BTreeMap<String, Result<Source, String>>,
     /// Certificate and key files that cannot be opened, and why.
     pub unreadable: BTreeMap<String, String>,
+    /// A random text: what stands where a product needs no pepper.
+    pub spare: Secret,
     /// How many threads the machine runs at once.
     pub cores: usize,
     /// The snapshot's generation.

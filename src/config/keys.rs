@@ -6,79 +6,77 @@ use toml::Spanned;
 
 use super::given::Given;
 use super::raw::{RawApiKeys, RawKey, RawTokens};
-use super::secrets::{ALGORITHMS, LEAST_BYTES, hmac_bytes};
 use super::values::{RawSecret, Told};
 use crate::contract::Contract;
 use crate::contract::source::{Report, suggest};
-use crate::credential;
+use crate::credential::KeySettings;
+use crate::credential::generate::KeyKind;
+use crate::credential::keys::{KeyError, KeyFault, KeySet};
 use crate::model::secret::Secret;
+use crate::rules::secret::{LEAST_BYTES, hmac_bytes};
 
-/// The token keys: at least one, each `kid` once, exactly one that signs.
+/// The algorithms that a token key can have (RFC 7518 section 3.1, RFC 8037).
+const ALGORITHMS: &[&str] = &["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"];
+
+/// What a missing key file of `algorithm` is made with.
+pub(super) fn kind(algorithm: &str) -> Option<KeyKind> {
+    match algorithm {
+        "HS256" | "HS384" | "HS512" => Some(KeyKind::Hmac),
+        "RS256" | "RS384" | "RS512" | "PS256" => Some(KeyKind::Rsa2048),
+        "ES256" => Some(KeyKind::Es256),
+        "EdDSA" => Some(KeyKind::Ed25519),
+        _ => None,
+    }
+}
+
+/// The token keys: at least one, each name once, exactly one that signs, each tried out.
 pub(super) fn keys(
     raw: Option<&Spanned<RawTokens>>,
     around: &Range<usize>,
     given: &Given,
     report: &mut Report<'_>,
-) -> Vec<credential::KeySettings> {
+) -> Vec<KeySettings> {
     let list = raw.map_or(&[][..], |raw| &raw.get_ref().keys);
     if list.is_empty() {
         let remedy = "add [site.tokens] with keys = [{ kid = \"1\", algorithm = \"HS256\", secret_file = \"data/secrets/tokens\", generate = true }]";
-        report.tell(
-            &raw.map_or_else(|| around.clone(), Spanned::span),
-            "the site has no key to sign tokens with",
-            remedy,
-        );
+        let around = raw.map_or_else(|| around.clone(), Spanned::span);
+        report.tell(&around, "the site has no key to sign tokens with", remedy);
+        return Vec::new();
     }
-    let mut keys: Vec<credential::KeySettings> = Vec::new();
-    for raw in list {
-        let Ok(key) = key(raw, given, report) else { continue };
+    let signer = signer(list, report);
+    let mut keys: Vec<KeySettings> = Vec::new();
+    for (at, raw) in list.iter().enumerate() {
+        let Ok(key) = key(raw, signer == Some(at), given, report) else { continue };
         if let Some(kid) = raw.get_ref().kid.as_ref().filter(|_| keys.iter().any(|other| other.kid == key.kid)) {
             let remedy = "give each key a name of its own: tokens name the key that signed them";
             report.tell(&kid.span(), format!("two keys are called `{}`", key.kid), remedy);
         }
         keys.push(key);
     }
-    signer(list, &mut keys, report);
     keys
 }
 
 /// One key signs: the one that says so, else the first that does not say otherwise; so a new key is put in
 /// front and the one before it goes on verifying.
-fn signer(list: &[Spanned<RawKey>], keys: &mut [credential::KeySettings], report: &mut Report<'_>) {
+fn signer(list: &[Spanned<RawKey>], report: &mut Report<'_>) -> Option<usize> {
     let says = |raw: &Spanned<RawKey>| raw.get_ref().signs.as_ref().map(|signs| *signs.get_ref());
     let mut loud = list.iter().filter(|raw| says(raw) == Some(true));
     if let (Some(_), Some(second)) = (loud.next(), loud.next()) {
         report.tell(&second.span(), "two keys sign", "let one sign; the others go on verifying what they signed");
     }
-    let silent = list.iter().find(|raw| says(raw).is_none());
-    match list.iter().find(|raw| says(raw) == Some(true)).or(silent) {
-        Some(raw) => {
-            let kid = raw.get_ref().kid.as_ref().map(Spanned::get_ref);
-            keys.iter_mut().for_each(|key| key.signs = kid == Some(&key.kid));
-        }
-        None => {
-            if let Some(first) = list.first() {
-                report.tell(&first.span(), "no key signs", "leave signs = false out on one of the keys");
-            }
-        }
+    let at = |wanted: Option<bool>| list.iter().position(|raw| says(raw) == wanted);
+    let signer = at(Some(true)).or_else(|| at(None));
+    if let (None, Some(first)) = (signer, list.first()) {
+        report.tell(&first.span(), "no key signs", "leave signs = false out on one of the keys");
     }
+    signer
 }
 
-fn key(raw: &Spanned<RawKey>, given: &Given, report: &mut Report<'_>) -> Result<credential::KeySettings, Told> {
+fn key(raw: &Spanned<RawKey>, signs: bool, given: &Given, report: &mut Report<'_>) -> Result<KeySettings, Told> {
     let around = raw.span();
     let raw = raw.get_ref();
-    let mut told = false;
-    let kid = raw.kid.as_ref().map(|kid| (kid.get_ref().as_str(), kid.span()));
-    match &kid {
-        None => {
-            report.tell(&around, "`kid` is missing", "name the key: kid = \"2026-11\"");
-            told = true;
-        }
-        Some((kid, span)) if !(1..=64).contains(&kid.len()) || !kid.bytes().all(|byte| byte.is_ascii_graphic()) => {
-            report.tell(span, "a kid is 1 to 64 printable characters without spaces", "write kid = \"2026-11\"");
-            told = true;
-        }
-        Some(_) => {}
+    if raw.kid.is_none() {
+        report.tell(&around, "`kid` is missing", "name the key: kid = \"2026-11\"");
     }
     let algorithm = match &raw.algorithm {
         None => {
@@ -90,47 +88,59 @@ fn key(raw: &Spanned<RawKey>, given: &Given, report: &mut Report<'_>) -> Result<
             report.tell(&name.span(), message, suggest(name.get_ref(), ALGORITHMS.iter().copied()));
             return Err(Told);
         }
-        Some(name) => name.get_ref(),
+        Some(name) => name.get_ref().clone(),
     };
     let secret = RawSecret {
         name: "secret",
         inline: &raw.secret,
         file: &raw.secret_file,
         generate: raw.generate.as_ref(),
-        least: hmac_bytes(algorithm),
+        // A PEM text is weighed as the key that it holds.
+        least: hmac_bytes(&algorithm),
     };
     let Some((material, span)) = secret.read(given, report)? else {
         report.tell(&around, format!("the {algorithm} key has no secret"), secret.remedy());
         return Err(Told);
     };
-    let is_pem = material.expose().trim_start().starts_with("-----BEGIN ");
-    let is_hmac = hmac_bytes(algorithm).is_some();
-    if is_pem && is_hmac {
-        // Whoever holds the public half could sign: the classic confusion of RS256 and HS256.
-        let message = format!("this is a PEM key, and {algorithm} takes a shared secret");
-        report.tell(&span, message, "choose the key's own algorithm, such as `RS256` or `ES256`");
-        return Err(Told);
-    }
-    if !is_pem && !is_hmac {
-        report.tell(
-            &span,
-            format!("{algorithm} takes a private key in PEM"),
-            "begin with `-----BEGIN PRIVATE KEY-----`",
-        );
-        return Err(Told);
-    }
-    match kid {
-        Some((kid, _)) if !told => {
-            Ok(credential::KeySettings { kid: kid.to_owned(), algorithm: algorithm.clone(), material, signs: false })
+    let kid = raw.kid.as_ref().ok_or(Told)?;
+    let settings = KeySettings { kid: kid.get_ref().clone(), algorithm, material, signs };
+    let fault = match KeySet::new(std::slice::from_ref(&settings)) {
+        Ok(_) | Err(KeyError::NoSigner) => return Ok(settings),
+        Err(KeyError::Key { fault, .. }) => fault,
+        Err(error) => {
+            report.tell(&span, error.to_string(), secret.remedy());
+            return Err(Told);
         }
-        _ => Err(Told),
-    }
+    };
+    let shared = hmac_bytes(&settings.algorithm).is_some();
+    let (span, message, remedy) = match &fault {
+        KeyFault::BadName => (kid.span(), fault.to_string(), "name the key: kid = \"2026-11\"".into()),
+        KeyFault::PublicSigns => {
+            let remedy = "give the private key, or say signs = false to verify with it alone";
+            (span, "a public key cannot sign".into(), remedy.into())
+        }
+        KeyFault::Weak(why) => (span, format!("the key is too weak: {why}"), secret.remedy()),
+        // Whoever holds the public half could sign: the classic confusion of RS256 and HS256.
+        KeyFault::NotAKey(why) if shared => {
+            (span, why.clone(), "choose the key's own algorithm, such as \"RS256\" or \"ES256\"".into())
+        }
+        KeyFault::NotAKey(why) => {
+            let algorithm = &settings.algorithm;
+            let remedy =
+                format!("give the private key in PEM that {algorithm} takes, or a public one to verify with alone");
+            (span, format!("this cannot be read as a key for {algorithm}: {why}"), remedy)
+        }
+        _ => (span, fault.to_string(), secret.remedy()),
+    };
+    report.tell(&span, message, remedy);
+    Err(Told)
 }
 
 /// Under which API keys are hashed. A product without keys hashes none, and needs none.
 pub(super) fn pepper(
     raw: Option<&Spanned<RawApiKeys>>,
     contract: Option<&Contract>,
+    realm: &str,
     around: &Range<usize>,
     given: &Given,
     report: &mut Report<'_>,
@@ -146,7 +156,10 @@ pub(super) fn pepper(
     };
     match secret.read(given, report) {
         Ok(Some((pepper, _))) => Some(pepper),
-        Ok(None) if contract.is_none_or(|contract| contract.keys.is_none()) => Some(Secret::new(String::new())),
+        Ok(None) if contract.is_none_or(|contract| contract.keys.is_none()) => {
+            // Each site its own, so that nothing is shared even here.
+            Some(Secret::new(format!("{realm}-{}", given.spare.expose())))
+        }
         Ok(None) => {
             let around = raw.map_or_else(|| around.clone(), Spanned::span);
             let remedy = "add [site.api_keys] with pepper_file = \"data/secrets/pepper\", generate = true";

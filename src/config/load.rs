@@ -1,30 +1,31 @@
-//! The only part of `config` that touches the disk: files, includes, secrets, contracts.
+//! With [`super::disk`] the only part of `config` that touches the disk: files, includes, secrets, contracts.
 //!
 //! Called by `app` at the start and at each reload, and by `tollgate check`. A new secret is written only
 //! when everything else is right, so that a bad file leaves nothing behind.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::boot::Boot;
 use super::compile::{Compiled, Page, compile};
+use super::disk::{read_text, reason, without_newline, write_new};
 use super::env::{Env, Override, interpolate};
 use super::given::Given;
+use super::keys::kind;
 use super::raw::{RawFile, Text};
-use super::secrets::{new_key, new_text};
 use super::site::is_path;
 use super::snapshot::Snapshot;
 use crate::contract::source::{Located, Source, read};
+use crate::credential::generate::{KeyKind, generate};
 use crate::model::entropy::Entropy;
 use crate::model::secret::Secret;
-
-/// No configuration, contract or secret is longer: a device or a log named by mistake is not read to its end.
-const MAX_FILE: u64 = 16 << 20;
 
 /// What loading needs beside the file's name.
 #[derive(Clone, Copy, Debug)]
@@ -61,15 +62,15 @@ pub fn load(path: &Path, inputs: &Inputs<'_>) -> Result<Loaded, Vec<Located>> {
         let message = format!("cannot read the file: {}", reason(&error));
         vec![Located { file: path.display().to_string(), line: 0, column: 0, key: String::new(), message, remedy }]
     })?;
-    from(path.to_owned(), Source::new(path.display().to_string(), text), inputs)
+    from(path.to_owned(), &Source::new(path.display().to_string(), text), inputs)
 }
 
 /// Loads `text` as if it stood in a file called `name` in the working directory.
 pub fn load_text(name: &str, text: &str, inputs: &Inputs<'_>) -> Result<Loaded, Vec<Located>> {
-    from(PathBuf::from(name), Source::new(name, text), inputs)
+    from(PathBuf::from(name), &Source::new(name, text), inputs)
 }
 
-fn from(path: PathBuf, source: Source, inputs: &Inputs<'_>) -> Result<Loaded, Vec<Located>> {
+fn from(path: PathBuf, source: &Source, inputs: &Inputs<'_>) -> Result<Loaded, Vec<Located>> {
     let mut errors = Vec::new();
     let mut found = Vec::new();
     gather(path, source, &mut Vec::new(), inputs.env, &mut found, &mut errors);
@@ -121,7 +122,7 @@ struct Found {
 /// Collects the file and, below it, what it includes. `above` is the way here.
 fn gather(
     path: PathBuf,
-    source: Source,
+    source: &Source,
     above: &mut Vec<PathBuf>,
     env: &Env,
     found: &mut Vec<Found>,
@@ -130,7 +131,7 @@ fn gather(
     let (root, _) = DeTable::parse_recoverable(&source.text);
     let mut root = root.into_inner();
     // What is wrong here is told when the file is read as a whole.
-    interpolate(&source, &mut root, env, &mut Vec::new());
+    interpolate(source, &mut root, env, &mut Vec::new());
     let sections = root.iter().map(|(key, _)| key.get_ref().to_string()).collect();
     let includes: Vec<_> =
         root.iter().filter(|(key, _)| key.get_ref() == "include").flat_map(|(_, value)| texts(value)).collect();
@@ -152,7 +153,7 @@ fn gather(
             continue;
         }
         match read_text(&path) {
-            Ok(text) => gather(path, Source::new(shown, text), above, env, found, errors),
+            Ok(text) => gather(path, &Source::new(shown, text), above, env, found, errors),
             Err(error) => {
                 let message = format!("cannot read `{shown}`: {}", reason(&error));
                 errors.push(source.error(&span, message, "an include's path starts from the file that names it"));
@@ -213,7 +214,14 @@ struct Pending {
 /// Reads what the files name: secrets, contracts, certificates. Secrets that are to be made are drawn.
 fn given(pages: &[Page], inputs: &Inputs<'_>) -> (Given, Vec<Pending>) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut given = Given { cores, generation: inputs.generation, ..Given::default() };
+    let mut given = Given {
+        secrets: BTreeMap::new(),
+        contracts: BTreeMap::new(),
+        unreadable: BTreeMap::new(),
+        spare: spare(inputs.entropy),
+        cores,
+        generation: inputs.generation,
+    };
     let mut pending = Vec::new();
     for page in pages {
         for (path, make) in secret_files(&page.raw) {
@@ -224,8 +232,8 @@ fn given(pages: &[Page], inputs: &Inputs<'_>) -> (Given, Vec<Pending>) {
                 (Ok(text), _) => Ok(without_newline(&text)),
                 (Err(error), Some(make)) if error.kind() == ErrorKind::NotFound => {
                     let drawn = make.draw(inputs.entropy);
-                    pending.extend(drawn.clone().map(|secret| Pending { path: path.to_owned(), secret }));
-                    drawn.ok_or_else(|| "no key of this algorithm can be made".to_owned())
+                    pending.extend(drawn.clone().ok().map(|secret| Pending { path: path.to_owned(), secret }));
+                    drawn
                 }
                 (Err(error), _) => Err(reason(&error)),
             };
@@ -254,12 +262,20 @@ enum Make<'r> {
 }
 
 impl Make<'_> {
-    fn draw(&self, entropy: &dyn Entropy) -> Option<Secret> {
-        match self {
-            Self::Text => Some(new_text(entropy)),
-            Self::Key(algorithm) => new_key(algorithm, entropy),
-        }
+    fn draw(&self, entropy: &dyn Entropy) -> Result<Secret, String> {
+        let kind = match self {
+            Self::Text => Some(KeyKind::Hmac),
+            Self::Key(algorithm) => kind(algorithm),
+        };
+        let kind = kind.ok_or_else(|| "it is not there, and keys of this algorithm are not made here".to_owned())?;
+        generate(kind, entropy).map_err(|error| error.to_string())
     }
+}
+
+fn spare(entropy: &dyn Entropy) -> Secret {
+    let mut bytes = [0_u8; 32];
+    entropy.fill(&mut bytes);
+    Secret::new(URL_SAFE_NO_PAD.encode(bytes))
 }
 
 /// Every secret file that is named, and what it is made of where it may be made.
@@ -316,54 +332,20 @@ fn write_all(pending: Vec<Pending>, given: &mut Given) -> Result<bool, Vec<Locat
     if errors.is_empty() { Ok(other) } else { Err(errors) }
 }
 
-/// Writes the secret whole or not at all, readable by this user alone; `false` when the file is there already.
-fn write_new(path: &Path, secret: &Secret) -> io::Result<bool> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let name = path.file_name().ok_or(ErrorKind::InvalidInput)?.display();
-    let draft = folder.join(format!(".{name}.{}.new", std::process::id()));
-    let written = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-        writeln!(file, "{}", secret.expose())?;
-        // What was signed or hashed under a secret is lost with it: it is on the disk before it is used.
-        file.sync_all()?;
-        // A link fails where a name exists: two processes at their first start end with one secret.
-        match std::fs::hard_link(&draft, path) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(false),
-            linked => linked?,
-        }
-        File::open(folder)?.sync_all()?;
-        Ok(true)
-    })();
-    let removed = std::fs::remove_file(&draft);
-    written.and_then(|written| removed.map(|()| written))
-}
-
-/// Editors and `echo` end a file with a line break that is no part of the secret.
-fn without_newline(text: &str) -> Secret {
-    Secret::new(text.trim_end_matches(['\r', '\n']).to_owned())
-}
-
-fn read_text(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    let length = File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
-    if length as u64 > MAX_FILE { Err(ErrorKind::FileTooLarge.into()) } else { Ok(text) }
-}
-
-/// The error in the words of whoever has to mend it.
-fn reason(error: &io::Error) -> String {
-    match error.kind() {
-        ErrorKind::NotFound => "there is no such file".into(),
-        ErrorKind::PermissionDenied => "this user may not read or write it".into(),
-        ErrorKind::IsADirectory => "it is a directory".into(),
-        ErrorKind::InvalidData => "it is not UTF-8 text".into(),
-        _ => error.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn nothing() -> Given {
+        Given {
+            secrets: BTreeMap::new(),
+            contracts: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
+            spare: Secret::new("spare".into()),
+            cores: 1,
+            generation: 1,
+        }
+    }
 
     #[test]
     fn the_first_of_two_processes_makes_the_secret_and_the_second_takes_it() {
@@ -375,7 +357,7 @@ mod tests {
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no draft is left behind");
 
         let pending = vec![Pending { path: path.display().to_string(), secret: Secret::new("three".into()) }];
-        let mut given = Given::default();
+        let mut given = nothing();
         assert_eq!(write_all(pending, &mut given), Ok(true));
         assert_eq!(given.secrets[&path.display().to_string()], Ok(Secret::new("one".into())));
     }
@@ -386,16 +368,9 @@ mod tests {
         let file = folder.path().join("file");
         std::fs::write(&file, "x").unwrap();
         let path = file.join("secret").display().to_string();
-        let pending = vec![Pending { path: path.clone(), secret: Secret::new("one".into()) }];
-        let errors = write_all(pending, &mut Given::default()).unwrap_err();
+        let pending = vec![Pending { path: path.clone(), secret: Secret::new("hunter2-hunter2".into()) }];
+        let errors = write_all(pending, &mut nothing()).unwrap_err();
         assert!(errors[0].to_string().starts_with(&format!("{path}: cannot write the new secret: ")), "{errors:?}");
-        assert!(!errors[0].to_string().contains("one"));
-    }
-
-    #[test]
-    fn only_the_line_break_at_the_end_is_no_part_of_a_secret() {
-        for (text, secret) in [("a b \n", "a b "), (" a\r\n", " a"), ("a\nb\n\n", "a\nb"), ("a", "a")] {
-            assert_eq!(without_newline(text), Secret::new(secret.into()));
-        }
+        assert!(!errors[0].to_string().contains("hunter2"));
     }
 }

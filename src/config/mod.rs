@@ -15,6 +15,7 @@
 
 pub mod boot;
 mod compile;
+mod disk;
 pub mod env;
 mod given;
 mod identity;
@@ -23,7 +24,6 @@ pub mod load;
 mod raw;
 pub mod router;
 mod routes;
-pub mod secrets;
 mod site;
 pub mod snapshot;
 pub mod template;

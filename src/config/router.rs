@@ -223,7 +223,7 @@ impl Router {
         }
         if search.any_spelling {
             // Never a node twice: the work of a lookup is bounded by the tree, not by powers of its depth.
-            for next in node.folded.get(&*lower(segment)).into_iter().flatten().filter(|next| exact != Some(next)) {
+            for next in node.folded.get(&lower(segment)).into_iter().flatten().filter(|next| exact != Some(next)) {
                 if let Some(leaf) = self.walk(*next, after, search) {
                     return Some(leaf);
                 }

@@ -249,38 +249,3 @@ proptest! {
         }
     }
 }
-
-#[test]
-fn zz_speed() {
-    let mut texts: Vec<String> =
-        (0..10_000).map(|at| format!("GET /v{}/res{}/{{id}}/leaf{at}", at % 7, at % 101)).collect();
-    texts.push("* /api/v1/{*rest}".into());
-    texts.push("GET /api/v1/{resource}/{id}".into());
-    let all = rules(&texts.iter().map(String::as_str).collect::<Vec<_>>());
-    let router = Router::build(&all).unwrap();
-    for path in [
-        "/api/v1/posts/17",
-        "/api/v1/posts/17/comments",
-        "/v3/res50/some-id/leaf3",
-        "/nothing/here",
-        "/api/v1/Posts/17/",
-    ] {
-        #[allow(clippy::disallowed_methods)]
-        let start = std::time::Instant::now();
-        let mut hits = 0;
-        for _ in 0..1_000_000 {
-            if let Find::Hit { index, .. } = router.find(&Method::GET, std::hint::black_box(path)) {
-                hits += index;
-            }
-        }
-        let one = start.elapsed();
-        #[allow(clippy::disallowed_methods)]
-        let start = std::time::Instant::now();
-        for _ in 0..1_000_000 {
-            if let Find::Hit { index, .. } = router.find_any_spelling(&Method::GET, std::hint::black_box(path)) {
-                hits += index;
-            }
-        }
-        println!("{path}: {} ns, any {} ns {hits}", one.as_nanos() / 1_000_000, start.elapsed().as_nanos() / 1_000_000);
-    }
-}

@@ -19,7 +19,7 @@ pub(super) struct Around<'s> {
     /// `None`: it could not be read, and names in it cannot be judged.
     pub contract: Option<&'s Contract>,
     pub upstreams: &'s BTreeMap<String, upstream::Settings>,
-    /// Some token key is asymmetric.
+    /// Tokens and assertions are signed with an asymmetric key.
     pub asymmetric: bool,
 }
 
@@ -107,11 +107,12 @@ fn route(raw: &Spanned<RawRoute>, around: &Around<'_>, report: &mut Report<'_>) 
         it.response_timeout.is_some().then(|| duration(&it.response_timeout, secs(60), secs(0)..=secs(86_400), report));
     let assertion = it.assertion.as_ref().is_some_and(|assertion| *assertion.get_ref());
     if let Some(assertion) = it.assertion.as_ref().filter(|on| *on.get_ref() && !around.asymmetric) {
-        let message = "assertions are checked against published keys, and a shared secret cannot be published";
+        let message =
+            "backends check assertions against the published keys, and the key that signs here is a shared secret";
         report.tell(
             &assertion.span(),
             message,
-            "add a key such as { kid = \"a\", algorithm = \"EdDSA\", signs = false, … }",
+            "let a key sign that has a public half: algorithm = \"EdDSA\" or \"ES256\"",
         );
     }
     let (pattern, requires) = asked(&it.on, raw, (&it.roles, &it.plans, &it.permissions), around, report)?;

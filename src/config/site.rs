@@ -11,7 +11,6 @@ use toml::Spanned;
 use super::given::Given;
 use super::raw::{Named, RawPlan, RawSite, RawSiteLimits, RawTokens, RawUpstream, each};
 use super::router::Router;
-use super::secrets::hmac_bytes;
 use super::snapshot::{Site, SiteLimits};
 use super::values::{count, duration, limits, secs, size};
 use super::{identity, keys, routes};
@@ -19,6 +18,7 @@ use crate::contract::Contract;
 use crate::contract::compile::{BUILTIN, builtin, load};
 use crate::contract::source::{Located, Report, Source, suggest};
 use crate::model::window::{Window, format_duration};
+use crate::rules::secret::hmac_bytes;
 use crate::{credential, upstream};
 
 /// What makes a site itself: no two have the same name, realm or host.
@@ -95,7 +95,7 @@ fn stem(contract: &str) -> &str {
 
 /// Whether a contract is named by its file.
 pub(super) fn is_path(contract: &str) -> bool {
-    contract.contains('/') || contract.ends_with(".toml")
+    contract.contains('/') || contract.strip_suffix(".toml").is_some()
 }
 
 /// The whole site; `None` when something is wrong, which was then told.
@@ -115,12 +115,12 @@ pub(super) fn compile(
         adjust(contract, &raw.plan, raw.tokens.as_ref().map(Spanned::get_ref), report);
     }
     let keys = keys::keys(raw.tokens.as_ref(), &around, given, report);
-    let pepper = keys::pepper(raw.api_keys.as_ref(), contract.as_ref(), &around, given, report);
+    let pepper = keys::pepper(raw.api_keys.as_ref(), contract.as_ref(), &names.realm, &around, given, report);
     let upstreams = upstreams(&raw.upstream, report);
     let limits = site_limits(raw.limits.as_ref().map(Spanned::get_ref), report);
     let identity = identity::names(&raw.identity_headers, report);
     let max_body = size(&raw.max_body, 64 << 10, report);
-    let asymmetric = keys.iter().any(|key| hmac_bytes(&key.algorithm).is_none());
+    let asymmetric = keys.iter().any(|key| key.signs && hmac_bytes(&key.algorithm).is_none());
     let surroundings = routes::Around { contract: contract.as_ref(), upstreams: &upstreams, asymmetric };
     let forwarded = routes::routes(&raw.route, &surroundings, report);
     let guarded = routes::guards(&raw.guard, &surroundings, report);

@@ -28,7 +28,7 @@ fn check_text(text: &str, env: &Env) -> Result<Loaded, Vec<Located>> {
 }
 
 fn messages(errors: &[Located]) -> String {
-    errors.iter().map(|error| format!("{error}\n")).collect()
+    errors.iter().flat_map(|error| [error.to_string(), "\n".into()]).collect()
 }
 
 fn good(text: &str) -> Loaded {
@@ -62,7 +62,6 @@ fn what_ships_works_as_it_is() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(!Path::new("data/secrets/tokens").exists(), "a check writes nothing");
 }
 
 #[test]
@@ -95,12 +94,10 @@ fn the_commented_defaults_are_the_defaults() {
 #[test]
 fn the_production_example_works_with_its_environment_and_only_with_it() {
     let folder = tempfile::tempdir().unwrap();
-    let pem = secrets::new_pem("EdDSA").unwrap();
     for name in ["api.vantageai.com.pem", "api.vantageai.com.key", "wildcard.vantage-ai.example.pem"] {
         std::fs::write(folder.path().join(name), "x").unwrap();
     }
     std::fs::write(folder.path().join("wildcard.vantage-ai.example.key"), "x").unwrap();
-    std::fs::write(folder.path().join("assertion.pem"), pem.expose()).unwrap();
     let text = std::fs::read_to_string("config/production.toml").unwrap();
     let text = text.replace("/etc/tollgate", &folder.path().display().to_string());
     let set = env(&[
@@ -115,7 +112,6 @@ fn the_production_example_works_with_its_environment_and_only_with_it() {
     assert!(matches!(loaded.boot.limit.backend, limit::Backend::Redis { .. }));
     assert_eq!(loaded.boot.store.url.expose(), "postgres://tollgate:p@db:5432/tollgate");
     let site = loaded.snapshot.site("eu.vantage-ai.example").unwrap();
-    assert_eq!(site.credential.keys.iter().map(|key| key.signs).collect::<Vec<_>>(), [true, false]);
     assert_eq!(site.contract.plans[2].limits.len(), 2);
 
     let errors = check_text(&text, &Env::new()).unwrap_err();
@@ -151,7 +147,7 @@ fn configurations_that_nobody_wrote_work_and_keep_their_secrets() {
 }
 
 #[test]
-fn a_bad_file_leaves_no_secret_behind() {
+fn neither_a_bad_file_nor_a_check_leaves_a_secret_behind() {
     let folder = tempfile::tempdir().unwrap();
     let place = template::Place { data: folder.path(), ..template::Place::default() };
     let text = template::for_upstream("ftp://nowhere", &place);
@@ -159,6 +155,8 @@ fn a_bad_file_leaves_no_secret_behind() {
     let env = Env::new();
     let inputs = Inputs { env: &env, flags: &[], entropy: &entropy, write: true, generation: 1 };
     assert!(load_text("x", &text, &inputs).is_err());
+    let good = template::for_upstream("http://somewhere", &place);
+    assert!(load_text("x", &good, &Inputs { write: false, ..inputs }).is_ok());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
@@ -273,6 +271,21 @@ fn a_change_that_needs_a_restart_is_named() {
     let (one, two) = (good(&file("")), good(&file("[store]\nurl = 'sqlite://other.db'\n[log]\naccess = false\n")));
     assert_eq!(one.boot.differences(&two.boot), ["[store]", "[log]"]);
     assert_eq!(one.boot.differences(&one.boot), Vec::<&str>::new());
+}
+
+#[test]
+fn ten_thousand_routes_load() {
+    use std::fmt::Write;
+    let mut more = String::new();
+    for at in 0..10_000 {
+        write!(
+            more,
+            "[[site.route]]\nmatch = 'GET /v1/r{at}/{{id}}'\nplans = ['pro']\npermissions = ['read:{{id}}']\n"
+        )
+        .unwrap();
+    }
+    let loaded = good(&file(&more));
+    assert_eq!(loaded.snapshot.sites[0].routes.len(), 10_000);
 }
 
 #[test]

@@ -9,11 +9,11 @@ use toml::Spanned;
 
 use super::given::Given;
 use super::raw::{Number, Text, Texts, each};
-use super::secrets;
 use crate::contract::compile::windows;
 use crate::contract::source::Report;
 use crate::model::secret::Secret;
 use crate::model::window::{Window, format_duration, parse_duration};
+use crate::rules::secret::{self, Weakness};
 
 /// Seconds, for tables of defaults.
 pub(super) const fn secs(seconds: u64) -> Duration {
@@ -134,16 +134,16 @@ impl RawSecret<'_> {
         }
         let (secret, span) = match (self.inline, self.file) {
             (Some(inline), _) => (inline.get_ref().clone(), inline.span()),
-            (None, Some(file)) => (self.from_file(file, given, report)?, file.span()),
+            (None, Some(file)) => (self.in_file(file, given, report)?, file.span()),
             (None, None) => return Ok(None),
         };
         let judged = match self.least {
-            Some(least) => secrets::judge(secret.expose(), least),
-            None if secret.expose().is_empty() => Err(secrets::Weakness::Empty),
+            Some(least) => secret::judge(secret.expose(), least),
+            None if secret.expose().is_empty() => Err(Weakness::Empty),
             None => Ok(()),
         };
         if let Err(weakness) = judged {
-            report.tell(&span, weakness.to_string(), self.remedy());
+            report.tell(&span, format!("the secret is too weak: {weakness}"), self.remedy());
             return Err(Told);
         }
         Ok(Some((secret, span)))
@@ -160,7 +160,7 @@ impl RawSecret<'_> {
         )
     }
 
-    fn from_file(&self, file: &Spanned<String>, given: &Given, report: &mut Report<'_>) -> Result<Secret, Told> {
+    fn in_file(&self, file: &Spanned<String>, given: &Given, report: &mut Report<'_>) -> Result<Secret, Told> {
         let path = file.get_ref();
         match given.secrets.get(path) {
             Some(Ok(secret)) => Ok(secret.clone()),

@@ -14,6 +14,8 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, EncodingKey};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 
+use crate::rules::secret;
+
 use super::keys::KeyFault;
 
 /// Both halves of a key; a public key alone has no signing half.
@@ -23,41 +25,7 @@ pub(super) struct Halves {
     pub verifies: DecodingKey,
 }
 
-/// Secrets that the products' documents print, and the words that stand for "put one here".
-const SAMPLES: &[&str] = &[
-    "your-secret-key",
-    "your_secret_key",
-    "your-development-secret",
-    "your-production-secret",
-    "your-jwt-secret",
-    "your_jwt_secret",
-    "your-super-secret",
-    "secret-key-here",
-    "change-me",
-    "changeme",
-    "change_me",
-    "replace-me",
-    "example-secret",
-    "insert-secret",
-];
-
 const SHORT_RSA: &str = "an RSA key needs 2,048 bits";
-
-/// Why a shared secret is too weak to keep, or `None`. `least` is its least length in bytes.
-pub fn weak_secret(secret: &str, least: usize) -> Option<String> {
-    let lower = secret.to_ascii_lowercase();
-    if secret.len() < least {
-        return Some(format!("it has {} bytes and needs {least}", secret.len()));
-    }
-    if SAMPLES.iter().any(|sample| lower.contains(sample)) {
-        return Some("it is a sample from documentation".into());
-    }
-    // 32 random characters of even a 16-letter alphabet hold fewer than 8 different ones about once in 10^7.
-    let distinct = (0..=u8::MAX).filter(|byte| secret.as_bytes().contains(byte)).count();
-    let repeats = (1..=secret.len() / 2)
-        .any(|period| secret.as_bytes().chunks(period).all(|part| secret.as_bytes().starts_with(part)));
-    (distinct < 8 || repeats).then(|| "it repeats itself".into())
-}
 
 /// Makes the keys of `algorithm` out of `text`.
 pub(super) fn read(algorithm: Algorithm, text: &str) -> Result<Halves, KeyFault> {
@@ -87,9 +55,7 @@ fn shared(algorithm: Algorithm, text: &str) -> Result<Halves, KeyFault> {
         Algorithm::HS384 => 48,
         _ => 32,
     };
-    if let Some(why) = weak_secret(text, least) {
-        return Err(KeyFault::Weak(why));
-    }
+    secret::judge(text, least).map_err(|weakness| KeyFault::Weak(weakness.to_string()))?;
     let bytes = text.as_bytes();
     Ok(Halves { signs: Some(EncodingKey::from_secret(bytes)), verifies: DecodingKey::from_secret(bytes) })
 }

@@ -7,11 +7,11 @@ use smallvec::SmallVec;
 
 use crate::contract::Carried;
 use crate::model::api_key::KeyHash;
+use crate::rules::secret;
 
 use super::Settings;
 use super::api_key;
 use super::keys::{KeyError, KeySet};
-use super::material::weak_secret;
 use super::presented::Presented;
 
 /// What verifying a site's credentials needs. Built anew at each reload, with what is remembered kept.
@@ -34,9 +34,7 @@ impl SiteCredentials {
     pub fn new(settings: Arc<Settings>) -> Result<Self, KeyError> {
         let keys = KeySet::new(&settings.keys)?;
         let pepper = settings.pepper.expose();
-        if let Some(why) = weak_secret(pepper, 32) {
-            return Err(KeyError::WeakPepper(why));
-        }
+        secret::judge(pepper, secret::LEAST_BYTES).map_err(|weakness| KeyError::WeakPepper(weakness.to_string()))?;
         let pepper = hmac::Key::new(hmac::HMAC_SHA256, pepper.as_bytes());
         let trust = trust(&settings, &pepper);
         Ok(Self { settings, keys, pepper, trust })

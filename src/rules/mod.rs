@@ -5,5 +5,4 @@ pub mod claims;
 pub mod identity;
 pub mod network;
 pub mod password;
-pub mod path;
-pub mod sliding_window;
+pub mod secret;
