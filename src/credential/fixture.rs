@@ -66,8 +66,12 @@ pub fn permissions(names: &[&str]) -> Permissions {
 
 pub fn contract() -> Contract {
     let prefixed = |prefix: &str| IdStyle::Prefixed(prefix.into());
-    let role =
-        |name: &str, grants: &[&str]| Role { name: name.into(), permissions: permissions(grants), read_only: false };
+    let role = |name: &str, grants: &[&str]| Role {
+        name: name.into(),
+        permissions: permissions(grants),
+        read_only: false,
+        manages_org: false,
+    };
     let plan = |name: &str| Plan { name: name.into(), title: name.into(), limits: vec![], self_service: false };
     Contract {
         name: "acme".into(),

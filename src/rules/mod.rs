@@ -5,4 +5,6 @@ pub mod claims;
 pub mod identity;
 pub mod network;
 pub mod password;
+pub mod path;
 pub mod secret;
+pub mod sliding_window;
