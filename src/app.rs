@@ -20,15 +20,17 @@ use crate::model::time::Clock;
 use crate::observe::log::Logs;
 use crate::observe::metrics::Metrics;
 use crate::observe::metrics::labels::ChangeSource;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::tls;
 
 /// How often other nodes' changes are asked for: a fifth of what a revocation may take to be everywhere.
 const FEED_EVERY: Duration = Duration::from_millis(200);
 /// Changes read at once.
 const FEED_BATCH: u32 = 1000;
-/// How often uses of keys are written down and idle windows swept.
-const TEND_EVERY: Duration = Duration::from_secs(10);
+/// How often a part of the idle windows is forgotten: the whole table within half a minute.
+const SWEEP_EVERY: Duration = Duration::from_millis(100);
+/// How often uses of keys are written down.
+const TEND_EVERY: Duration = Duration::from_secs(60);
 /// How often what is past is deleted, and what counts as past.
 const PURGE_EVERY: Duration = Duration::from_secs(600);
 const PURGE_AFTER: Duration = Duration::from_secs(7 * 86_400);
@@ -149,6 +151,7 @@ fn listen(
     }
     running.tenders.spawn(follow_feed(Arc::clone(&gateway), head, running.stop.clone()));
     running.tenders.spawn(tend(Arc::clone(&gateway), running.stop.clone()));
+    running.tenders.spawn(sweep(Arc::clone(&gateway), running.stop.clone()));
     Ok(running)
 }
 
@@ -189,8 +192,16 @@ async fn follow_feed(gateway: Arc<Gateway>, mut seen: i64, stop: CancellationTok
                     tracing::info!("the change feed is heard again");
                 }
             }
+            Err(StoreError::FeedBroken { since, head }) => {
+                // Changes were missed (a database restored from a backup, a node cut off for days): nothing that is
+                // cached can be believed, and the feed goes on from where it is.
+                tracing::warn!(since, head, "the change feed has a gap: everything cached is forgotten");
+                gateway.epochs.forget_everything();
+                seen = head;
+            }
             Err(error) => {
                 gateway.metrics.store.up.set(0);
+                gateway.metrics.revocations.feed_failures.inc();
                 if !std::mem::replace(&mut failing, true) {
                     tracing::error!(%error, "the change feed cannot be read: cached facts count until [cache] max_stale");
                 }
@@ -199,7 +210,18 @@ async fn follow_feed(gateway: Arc<Gateway>, mut seen: i64, stop: CancellationTok
     }
 }
 
-/// Small chores: uses of keys, idle windows, what is past.
+/// Forgets idle windows, a little at a time.
+async fn sweep(gateway: Arc<Gateway>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(SWEEP_EVERY) => {}
+        }
+        gateway.limiter.sweep(gateway.clock.now());
+    }
+}
+
+/// Small chores: uses of keys, what is past.
 async fn tend(gateway: Arc<Gateway>, stop: CancellationToken) {
     let mut purged = gateway.clock.now().steady;
     loop {
@@ -208,7 +230,6 @@ async fn tend(gateway: Arc<Gateway>, stop: CancellationToken) {
             () = tokio::time::sleep(TEND_EVERY) => {}
         }
         let now = gateway.clock.now();
-        gateway.limiter.sweep(now);
         if let Err(error) = gateway.authenticator.flush_last_used().await {
             tracing::warn!(%error, "uses of API keys could not be written down; they are kept for the next try");
         }

@@ -21,7 +21,7 @@ use crate::model::entropy::Entropy;
 use crate::model::time::{Clock, Now};
 use crate::observe::log::Logs;
 use crate::observe::metrics::labels::{Cache, ChangeSource};
-use crate::observe::metrics::{Metrics, SiteMetrics, UpstreamMetrics};
+use crate::observe::metrics::{EndpointState, Metrics, SiteMetrics, UpstreamMetrics};
 use crate::revocation::Epochs;
 use crate::store::Store;
 use crate::upstream::hygiene::Reserved;
@@ -184,8 +184,14 @@ impl Gateway {
         Ok(Self {
             live: ArcSwap::from_pointee(live),
             limiter: Limiter::new(&boot.limit)?,
-            authenticator: Authenticator::new(&boot.cache, store.clone(), Arc::clone(&epochs), Arc::clone(&entropy)),
-            passwords: PasswordPool::new(&boot.cache, Arc::clone(&entropy))?,
+            authenticator: Authenticator::new(
+                &boot.cache,
+                store.clone(),
+                Arc::clone(&epochs),
+                Arc::clone(&entropy),
+                Arc::clone(&metrics),
+            ),
+            passwords: PasswordPool::new(&boot.cache, Arc::clone(&entropy), Arc::clone(&metrics))?,
             pools: Pools::new(Some(upstream::tls::client_config()?)),
             assertions: Assertions::new(boot.cache.tokens),
             bounds: boot.connections.clone(),
@@ -256,8 +262,30 @@ impl Gateway {
         ] {
             self.metrics.caches.entries(cache, entries);
         }
+        let limits = &self.metrics.limits;
+        limits.subjects.set(count(self.limiter.subjects()));
+        limits.backend_up.set(i64::from(!self.limiter.is_degraded()));
+        limits.backend_failures.inc_by(self.limiter.failures().saturating_sub(limits.backend_failures.get()));
+        self.metrics.passwords.running.set(count(self.passwords.busy()));
+        self.metrics.passwords.waiting.set(count(self.passwords.waiting()));
+        for server in self.pools.gauges() {
+            self.metrics.endpoint(
+                &server.server,
+                &EndpointState {
+                    open: server.open,
+                    idle: server.idle,
+                    in_flight: server.in_flight,
+                    waiting: server.waiting,
+                    up: !server.ejected,
+                },
+            );
+        }
         self.metrics.revocations.lag(self.epochs.silent_for(now.steady));
     }
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 impl std::fmt::Debug for Gateway {

@@ -175,7 +175,13 @@ impl World {
         assert_eq!(store.register("acme", &new).await.unwrap(), Registered::Done);
         let epochs = Arc::new(Epochs::new());
         let (shared, random) = (Arc::clone(&epochs), Arc::clone(&entropy));
-        let auth = Arc::new(Authenticator::new(&cache_settings(), store.clone(), shared, random));
+        let auth = Arc::new(Authenticator::new(
+            &cache_settings(),
+            store.clone(),
+            shared,
+            random,
+            Arc::new(crate::observe::metrics::Metrics::new(clock.now().wall)),
+        ));
         let (contract, site) = (contract(), hmac_site());
         Self { clock, entropy, store, epochs, auth, contract, site, account, session, seen: 0, _folder: folder }
     }
