@@ -266,9 +266,16 @@ impl Running {
         self.gateway.start_draining();
         self.drain.cancel();
         self.connections.close();
-        if tokio::time::timeout(self.drain_timeout, self.connections.wait()).await.is_err() {
-            tracing::warn!(connections = self.connections.len(), "connections were still open at the drain timeout");
+        self.gateway.tunnels.close();
+        let finished = async {
+            self.connections.wait().await;
+            self.gateway.tunnels.wait().await;
+        };
+        if tokio::time::timeout(self.drain_timeout, finished).await.is_err() {
+            let (connections, tunnels) = (self.connections.len(), self.gateway.tunnels.len());
+            tracing::warn!(connections, tunnels, "still open at the drain timeout");
         }
+        self.gateway.hang_up.cancel();
         self.stop.cancel();
         self.tenders.close();
         self.tenders.wait().await;
