@@ -80,6 +80,9 @@ pub fn compile(source: &Source, raw: &RawContract) -> Result<Contract, Vec<Locat
         name: raw.name.get_ref().clone(),
         ids: id_styles(&raw.ids, report_to),
         tokens: token_rules(&raw.tokens, report_to),
+        sessions: super::SessionRules::default(),
+        mail: None,
+        agents: None,
         password: password_rules(&raw.password, report_to),
         register_role: register_role(raw.register_role.as_ref(), &roles, report_to),
         guards: wire::guards(&raw.guard, &roles, &plans, &native_prefixes, report_to),
@@ -143,7 +146,7 @@ fn token_rules(raw: &RawTokens, report: &mut Report<'_>) -> TokenRules {
         let place = raw.session_lifetime.as_ref().or(raw.access_ttl.as_ref()).map_or(0..0, Spanned::span);
         report.tell(&place, "a session would end before its first token", "make session_lifetime at least access_ttl");
     }
-    TokenRules { access_ttl, session_lifetime }
+    TokenRules { access_ttl, session_lifetime, refresh: None }
 }
 
 /// Ten years: beyond it a length of time is a slip of the keyboard.

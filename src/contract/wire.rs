@@ -12,7 +12,7 @@ use super::raw::{RawAnswer, RawGuard, RawOperation};
 use super::slot::{Field, Kind, Slot};
 use super::source::{Report, suggest};
 use super::template::{Given, Template};
-use super::{Carried, Guard, Plan, Read, Requirement, Role, Scheme, Served};
+use super::{Bodies, Carried, Guard, Plan, Read, Requirement, Role, Scheme, Served};
 use crate::model::access::{Bits, Permission};
 
 /// What the rest of the contract tells of the operations' surroundings.
@@ -76,7 +76,7 @@ fn operation(raw: &RawOperation, around: Around<'_>, report: &mut Report<'_>) ->
     let requires = requirement(asked, &on, around.roles, around.plans, report);
     let (body, item) = answer(raw, operation, report);
     let status = status(&raw.answer, body.is_some(), report);
-    Some(Served { operation, on, reads, requires, status, body, item })
+    Some(Served { operation, on, bodies: Bodies::default(), reads, requires, status, body, item })
 }
 
 /// What the operation needs of the contract.
@@ -158,7 +158,8 @@ fn reads(raw: &RawOperation, signature: &Signature, on: &Pattern, report: &mut R
         if key.get_ref().is_empty() {
             report.tell(&key.span(), "a field of a body has a name", "write the name that the client sends");
         }
-        reads.push(Read { field, key: key.get_ref().clone() });
+        let required = signature.required.contains(&field);
+        reads.push(Read { field, key: key.get_ref().clone(), or: Vec::new(), required });
     }
     if raw.on.get_ref().starts_with("GET ")
         && let Some((name, _)) = raw.reads.0.first()
@@ -188,7 +189,7 @@ fn reads(raw: &RawOperation, signature: &Signature, on: &Pattern, report: &mut R
 
 /// A segment of a path is text, and is logged: no password stands there.
 fn fits_path(field: Field) -> bool {
-    field.kind() == Kind::Text && field != Field::Password
+    field.kind() == Kind::Text && !field.is_secret()
 }
 
 /// The body and, for a list, one element of it.
