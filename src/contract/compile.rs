@@ -1,8 +1,8 @@
 //! From the file as written to a contract that can be used.
 //!
 //! Pure: text in, [`Contract`] or every error out. Here stand the parts that speak of nothing but
-//! themselves (ids, tokens, keys, schemes, roles, plans); what is served stands in [`super::wire`], what a refusal looks like in
-//! `problems`. Called by `config` for each site, and by `tollgate contract show`.
+//! themselves (ids, tokens, keys, schemes, roles, plans); what is served stands in [`super::wire`], what is asked in [`super::require`], what a
+//! refusal looks like in `problems`. Called by `config` for each site, and by `tollgate contract show`.
 
 use std::time::Duration;
 
@@ -10,7 +10,9 @@ use toml::Spanned;
 
 use super::raw::{Named, RawContract, RawIds, RawKeys, RawPassword, RawPlan, RawRole, RawTokens};
 use super::source::{self, Located, Report, Source, suggest};
-use super::{Carried, Contract, IdStyles, KeyRules, PasswordRules, Plan, Role, Scheme, TokenRules, problems, wire};
+use super::{
+    Carried, Contract, IdStyles, KeyRules, PasswordRules, Plan, Role, Scheme, TokenRules, problems, require, wire,
+};
 use crate::model::access::{Permission, Permissions, RoleId};
 use crate::model::id::IdStyle;
 use crate::model::window::{Window, parse_duration};
@@ -85,7 +87,7 @@ pub fn compile(source: &Source, raw: &RawContract) -> Result<Contract, Vec<Locat
         agents: None,
         password: password_rules(&raw.password, report_to),
         register_role: register_role(raw.register_role.as_ref(), &roles, report_to),
-        guards: wire::guards(&raw.guard, &roles, &plans, &native_prefixes, report_to),
+        guards: require::guards(&raw.guard, &roles, &plans, &native_prefixes, report_to),
         problems: problems::compile(&raw.problem, report_to),
         keys,
         schemes,

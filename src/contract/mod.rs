@@ -1,8 +1,8 @@
 //! A product's wire, as data.
 //!
 //! A contract file names the product's operations, paths, field names, statuses, error bodies, roles,
-//! plans, guards and limits. It is read by [`raw`], turned into a [`Contract`] by [`compile`](mod@compile), [`wire`] and
-//! `problems` (every error at once, each with its line and column), and from then on only typed values are used:
+//! plans, guards and limits. It is read by [`raw`], turned into a [`Contract`] by [`compile`](mod@compile), [`wire`],
+//! [`require`] and `problems` (every error at once, each with its line and column), and from then on only typed values are used:
 //! [`decode`] reads a body into [`slot::Field`]s, [`encode`] writes [`slot::Slot`]s into the answer's
 //! template. What products *do* differently is a named enum here, never an expression in a file.
 //!
@@ -17,6 +17,7 @@ pub mod pattern;
 mod problems;
 pub mod raw;
 mod repair;
+pub mod require;
 pub mod slot;
 pub mod source;
 pub mod template;
