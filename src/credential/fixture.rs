@@ -9,7 +9,9 @@ use tempfile::TempDir;
 
 use super::presented::Presented;
 use super::{Authenticator, CacheSettings, KeySettings, Settings, SiteCredentials, api_key};
-use crate::contract::{Carried, Contract, IdStyles, KeyRules, PasswordRules, Plan, Role, Scheme, TokenRules};
+use crate::contract::{
+    Carried, Contract, IdStyles, KeyRules, PasswordRules, Plan, Role, Scheme, SessionRules, TokenRules,
+};
 use crate::model::access::{Permission, Permissions, RoleId};
 use crate::model::account::{Account, Organization, User};
 use crate::model::api_key::ApiKey;
@@ -76,7 +78,14 @@ pub fn contract() -> Contract {
     Contract {
         name: "acme".into(),
         ids: IdStyles { user: prefixed("user_"), org: prefixed("org_"), key: prefixed("key_"), session: IdStyle::Uuid },
-        tokens: TokenRules { access_ttl: Duration::from_hours(1), session_lifetime: Duration::from_hours(720) },
+        tokens: TokenRules {
+            access_ttl: Duration::from_hours(1),
+            session_lifetime: Duration::from_hours(720),
+            refresh: None,
+        },
+        sessions: SessionRules::default(),
+        mail: None,
+        agents: None,
         keys: Some(KeyRules {
             prefix: "acme_".into(),
             expires_after: None,
