@@ -86,7 +86,9 @@ pub async fn start(loaded: Loaded, parts: Parts) -> anyhow::Result<Running> {
             Some(TlsAcceptor::from(Arc::new(config)))
         }
     };
-    let store = Store::open(&boot.store).await.context("the store could not be opened ([store] url)")?;
+    let store = Store::open(&boot.store, Arc::clone(&metrics), Arc::clone(&parts.clock))
+        .await
+        .context("the store could not be opened ([store] url)")?;
     let generation = snapshot.generation;
     let live = Live::new(snapshot, &metrics)?;
     let machines = Machines {
