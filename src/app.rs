@@ -87,7 +87,9 @@ pub async fn start(loaded: Loaded, parts: Parts) -> anyhow::Result<Running> {
         }
     };
     // Opening holds the migrations' state: large, and once.
-    let store = Box::pin(Store::open(&boot.store)).await.context("the store could not be opened ([store] url)")?;
+    let store = Box::pin(Store::open(&boot.store, Arc::clone(&metrics), Arc::clone(&parts.clock)))
+        .await
+        .context("the store could not be opened ([store] url)")?;
     let generation = snapshot.generation;
     let live = Live::new(snapshot, &metrics)?;
     let machines = Machines {
