@@ -20,18 +20,20 @@ use crate::model::time::Clock;
 use crate::observe::log::Logs;
 use crate::observe::metrics::Metrics;
 use crate::observe::metrics::labels::ChangeSource;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::tls;
 
 /// How often other nodes' changes are asked for: a fifth of what a revocation may take to be everywhere.
 const FEED_EVERY: Duration = Duration::from_millis(200);
 /// Changes read at once.
 const FEED_BATCH: u32 = 1000;
-/// How often uses of keys are written down and idle windows swept.
-const TEND_EVERY: Duration = Duration::from_secs(10);
+/// How often a part of the idle windows is forgotten: the whole table within half a minute.
+const SWEEP_EVERY: Duration = Duration::from_millis(100);
+/// How often uses of keys are written down.
+const TEND_EVERY: Duration = Duration::from_mins(1);
 /// How often what is past is deleted, and what counts as past.
-const PURGE_EVERY: Duration = Duration::from_secs(600);
-const PURGE_AFTER: Duration = Duration::from_secs(7 * 86_400);
+const PURGE_EVERY: Duration = Duration::from_mins(10);
+const PURGE_AFTER: Duration = Duration::from_hours(7 * 24);
 /// Connections that may wait in the kernel's queue.
 const BACKLOG: u32 = 4096;
 
@@ -84,7 +86,8 @@ pub async fn start(loaded: Loaded, parts: Parts) -> anyhow::Result<Running> {
             Some(TlsAcceptor::from(Arc::new(config)))
         }
     };
-    let store = Store::open(&boot.store).await.context("the store could not be opened ([store] url)")?;
+    // Opening holds the migrations' state: large, and once.
+    let store = Box::pin(Store::open(&boot.store)).await.context("the store could not be opened ([store] url)")?;
     let generation = snapshot.generation;
     let live = Live::new(snapshot, &metrics)?;
     let machines = Machines {
@@ -109,13 +112,13 @@ pub async fn start(loaded: Loaded, parts: Parts) -> anyhow::Result<Running> {
         connections: TaskTracker::new(),
         tenders: TaskTracker::new(),
     };
-    listen(running, &boot, acceptor, head)
+    listen(running, &boot, acceptor.as_ref(), head)
 }
 
 fn listen(
     mut running: Running,
     boot: &crate::config::boot::Boot,
-    acceptor: Option<TlsAcceptor>,
+    acceptor: Option<&TlsAcceptor>,
     head: i64,
 ) -> anyhow::Result<Running> {
     let gateway = Arc::clone(&running.gateway);
@@ -124,7 +127,7 @@ fn listen(
         let listener = bind(address)?;
         let bound = listener.local_addr()?;
         let door = Door {
-            tls: if tls { acceptor.clone() } else { None },
+            tls: if tls { acceptor.cloned() } else { None },
             places: Arc::clone(&places),
             drain: running.drain.clone(),
             connections: running.connections.clone(),
@@ -149,6 +152,7 @@ fn listen(
     }
     running.tenders.spawn(follow_feed(Arc::clone(&gateway), head, running.stop.clone()));
     running.tenders.spawn(tend(Arc::clone(&gateway), running.stop.clone()));
+    running.tenders.spawn(sweep(Arc::clone(&gateway), running.stop.clone()));
     Ok(running)
 }
 
@@ -189,8 +193,16 @@ async fn follow_feed(gateway: Arc<Gateway>, mut seen: i64, stop: CancellationTok
                     tracing::info!("the change feed is heard again");
                 }
             }
+            Err(StoreError::FeedBroken { since, head }) => {
+                // Changes were missed (a database restored from a backup, a node cut off for days): nothing that is
+                // cached can be believed, and the feed goes on from where it is.
+                tracing::warn!(since, head, "the change feed has a gap: everything cached is forgotten");
+                gateway.epochs.forget_everything();
+                seen = head;
+            }
             Err(error) => {
                 gateway.metrics.store.up.set(0);
+                gateway.metrics.revocations.feed_failures.inc();
                 if !std::mem::replace(&mut failing, true) {
                     tracing::error!(%error, "the change feed cannot be read: cached facts count until [cache] max_stale");
                 }
@@ -199,7 +211,18 @@ async fn follow_feed(gateway: Arc<Gateway>, mut seen: i64, stop: CancellationTok
     }
 }
 
-/// Small chores: uses of keys, idle windows, what is past.
+/// Forgets idle windows, a little at a time.
+async fn sweep(gateway: Arc<Gateway>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(SWEEP_EVERY) => {}
+        }
+        gateway.limiter.sweep(gateway.clock.now());
+    }
+}
+
+/// Small chores: uses of keys, what is past.
 async fn tend(gateway: Arc<Gateway>, stop: CancellationToken) {
     let mut purged = gateway.clock.now().steady;
     loop {
@@ -208,7 +231,6 @@ async fn tend(gateway: Arc<Gateway>, stop: CancellationToken) {
             () = tokio::time::sleep(TEND_EVERY) => {}
         }
         let now = gateway.clock.now();
-        gateway.limiter.sweep(now);
         if let Err(error) = gateway.authenticator.flush_last_used().await {
             tracing::warn!(%error, "uses of API keys could not be written down; they are kept for the next try");
         }
@@ -245,9 +267,16 @@ impl Running {
         self.gateway.start_draining();
         self.drain.cancel();
         self.connections.close();
-        if tokio::time::timeout(self.drain_timeout, self.connections.wait()).await.is_err() {
-            tracing::warn!(connections = self.connections.len(), "connections were still open at the drain timeout");
+        self.gateway.tunnels.close();
+        let finished = async {
+            self.connections.wait().await;
+            self.gateway.tunnels.wait().await;
+        };
+        if tokio::time::timeout(self.drain_timeout, finished).await.is_err() {
+            let (connections, tunnels) = (self.connections.len(), self.gateway.tunnels.len());
+            tracing::warn!(connections, tunnels, "still open at the drain timeout");
         }
+        self.gateway.hang_up.cancel();
         self.stop.cancel();
         self.tenders.close();
         self.tenders.wait().await;

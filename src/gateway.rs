@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::config::boot::{Boot, Connections};
 use crate::config::snapshot::{Site, Snapshot};
@@ -21,7 +23,7 @@ use crate::model::entropy::Entropy;
 use crate::model::time::{Clock, Now};
 use crate::observe::log::Logs;
 use crate::observe::metrics::labels::{Cache, ChangeSource};
-use crate::observe::metrics::{Metrics, SiteMetrics, UpstreamMetrics};
+use crate::observe::metrics::{EndpointState, Metrics, SiteMetrics, UpstreamMetrics};
 use crate::revocation::Epochs;
 use crate::store::Store;
 use crate::upstream::hygiene::Reserved;
@@ -46,6 +48,10 @@ pub struct Gateway {
     pub passwords: PasswordPool,
     /// Connections to backends.
     pub pools: Pools,
+    /// Open tunnels, until they end.
+    pub tunnels: TaskTracker,
+    /// Cancelled when open tunnels must end.
+    pub hang_up: CancellationToken,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What is told of requests, sign-ins and operator acts.
@@ -184,12 +190,20 @@ impl Gateway {
         Ok(Self {
             live: ArcSwap::from_pointee(live),
             limiter: Limiter::new(&boot.limit)?,
-            authenticator: Authenticator::new(&boot.cache, store.clone(), Arc::clone(&epochs), Arc::clone(&entropy)),
-            passwords: PasswordPool::new(&boot.cache, Arc::clone(&entropy))?,
+            authenticator: Authenticator::new(
+                &boot.cache,
+                store.clone(),
+                Arc::clone(&epochs),
+                Arc::clone(&entropy),
+                Arc::clone(&metrics),
+            ),
+            passwords: PasswordPool::new(&boot.cache, Arc::clone(&entropy), Arc::clone(&metrics))?,
             pools: Pools::new(Some(upstream::tls::client_config()?)),
             assertions: Assertions::new(boot.cache.tokens),
             bounds: boot.connections.clone(),
             no_site: SiteMetrics::new(&metrics, SiteMetrics::NO_SITE),
+            tunnels: TaskTracker::new(),
+            hang_up: CancellationToken::new(),
             draining: AtomicBool::new(false),
             run: u64::from_le_bytes(run),
             requests: AtomicU64::new(0),
@@ -256,8 +270,30 @@ impl Gateway {
         ] {
             self.metrics.caches.entries(cache, entries);
         }
+        let limits = &self.metrics.limits;
+        limits.subjects.set(count(self.limiter.subjects()));
+        limits.backend_up.set(i64::from(!self.limiter.is_degraded()));
+        limits.backend_failures.inc_by(self.limiter.failures().saturating_sub(limits.backend_failures.get()));
+        self.metrics.passwords.running.set(count(self.passwords.busy()));
+        self.metrics.passwords.waiting.set(count(self.passwords.waiting()));
+        for server in self.pools.gauges() {
+            self.metrics.endpoint(
+                &server.server,
+                &EndpointState {
+                    open: server.open,
+                    idle: server.idle,
+                    in_flight: server.in_flight,
+                    waiting: server.waiting,
+                    up: !server.ejected,
+                },
+            );
+        }
         self.metrics.revocations.lag(self.epochs.silent_for(now.steady));
     }
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 impl std::fmt::Debug for Gateway {

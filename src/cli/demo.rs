@@ -45,17 +45,13 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let Arguments { https, admin, data, certs, .. } = arguments;
     let place = Place { https: *https, admin: *admin, data, certs };
     let text = template::demo(&format!("http://{backend}"), &place);
-    let mut flags = vec![Override::from_flag("demo", "log.format", "text")];
-    if arguments.tour {
-        // The steps are the output; the log would stand between them.
-        flags.push(Override::from_flag("demo", "log.level", "warn"));
-        flags.push(Override::from_flag("demo", "log.access", "false"));
-    }
+    let flags = vec![Override::from_flag("demo", "log.format", "text")];
     let loaded = match config::load_text("(demo)", &text, &Reading::to_serve(flags).inputs()) {
         Ok(loaded) => loaded,
         Err(errors) => return Ok(super::check::complain("demo".as_ref(), &errors)),
     };
-    let opened = Opened::new(&loaded)?;
+    // On the tour the steps are the output; a log would stand between them.
+    let opened = if arguments.tour { Opened::silent() } else { Opened::new(&loaded)? };
     let outcome = runtime.block_on(show(arguments, loaded, opened.parts.clone()));
     opened.finish();
     outcome

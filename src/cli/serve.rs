@@ -11,7 +11,7 @@ use crate::config::template::{self, Place};
 use crate::config::{self, Loaded};
 use crate::model::entropy::SystemEntropy;
 use crate::model::time::{Clock, SystemClock};
-use crate::observe::log::{self, LogWriter, Output};
+use crate::observe::log::{self, LogWriter, Logs, Output};
 use crate::observe::metrics::Metrics;
 
 /// How long the last log lines may take.
@@ -82,7 +82,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 pub struct Opened {
     /// The parts to start with.
     pub parts: Parts,
-    writer: LogWriter,
+    writer: Option<LogWriter>,
 }
 
 impl Opened {
@@ -91,12 +91,19 @@ impl Opened {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let metrics = Arc::new(Metrics::new(clock.now().wall));
         let (logs, writer) = log::init(&loaded.boot.log, &Output::Stdout, Arc::clone(&clock), &metrics)?;
-        Ok(Self { parts: Parts { clock, entropy: Arc::new(SystemEntropy), metrics, logs }, writer })
+        Ok(Self { parts: Parts { clock, entropy: Arc::new(SystemEntropy), metrics, logs }, writer: Some(writer) })
+    }
+
+    /// With a log that says nothing.
+    pub fn silent() -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let metrics = Arc::new(Metrics::new(clock.now().wall));
+        Self { parts: Parts { clock, entropy: Arc::new(SystemEntropy), metrics, logs: Logs::off() }, writer: None }
     }
 
     /// Writes what waits to be logged.
     pub fn finish(self) {
-        if !self.writer.finish(LAST_WORDS) {
+        if self.writer.is_some_and(|writer| !writer.finish(LAST_WORDS)) {
             eprintln!("tollgate: the last log lines could not be written in {LAST_WORDS:?}");
         }
     }

@@ -9,8 +9,8 @@ use super::router::{Router, is_under};
 use super::snapshot::Route;
 use super::values::{count, duration, limits, secs, size};
 use crate::contract::pattern::Pattern;
+use crate::contract::require::{Asked, requirement};
 use crate::contract::source::{Report, locate, suggest};
-use crate::contract::wire::{Asked, requirement};
 use crate::contract::{Contract, Requirement};
 use crate::upstream;
 

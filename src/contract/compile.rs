@@ -1,8 +1,8 @@
 //! From the file as written to a contract that can be used.
 //!
 //! Pure: text in, [`Contract`] or every error out. Here stand the parts that speak of nothing but
-//! themselves (ids, tokens, keys, schemes, roles, plans); what is served stands in [`super::wire`], what a refusal looks like in
-//! `problems`. Called by `config` for each site, and by `tollgate contract show`.
+//! themselves (ids, tokens, keys, schemes, roles, plans); what is served stands in [`super::wire`], what is asked in [`super::require`], what a
+//! refusal looks like in `problems`. Called by `config` for each site, and by `tollgate contract show`.
 
 use std::time::Duration;
 
@@ -10,7 +10,9 @@ use toml::Spanned;
 
 use super::raw::{Named, RawContract, RawIds, RawKeys, RawPassword, RawPlan, RawRole, RawTokens};
 use super::source::{self, Located, Report, Source, suggest};
-use super::{Carried, Contract, IdStyles, KeyRules, PasswordRules, Plan, Role, Scheme, TokenRules, problems, wire};
+use super::{
+    Carried, Contract, IdStyles, KeyRules, PasswordRules, Plan, Role, Scheme, TokenRules, problems, require, wire,
+};
 use crate::model::access::{Permission, Permissions, RoleId};
 use crate::model::id::IdStyle;
 use crate::model::window::{Window, parse_duration};
@@ -80,9 +82,12 @@ pub fn compile(source: &Source, raw: &RawContract) -> Result<Contract, Vec<Locat
         name: raw.name.get_ref().clone(),
         ids: id_styles(&raw.ids, report_to),
         tokens: token_rules(&raw.tokens, report_to),
+        sessions: super::SessionRules::default(),
+        mail: None,
+        agents: None,
         password: password_rules(&raw.password, report_to),
         register_role: register_role(raw.register_role.as_ref(), &roles, report_to),
-        guards: wire::guards(&raw.guard, &roles, &plans, &native_prefixes, report_to),
+        guards: require::guards(&raw.guard, &roles, &plans, &native_prefixes, report_to),
         problems: problems::compile(&raw.problem, report_to),
         keys,
         schemes,
@@ -143,7 +148,7 @@ fn token_rules(raw: &RawTokens, report: &mut Report<'_>) -> TokenRules {
         let place = raw.session_lifetime.as_ref().or(raw.access_ttl.as_ref()).map_or(0..0, Spanned::span);
         report.tell(&place, "a session would end before its first token", "make session_lifetime at least access_ttl");
     }
-    TokenRules { access_ttl, session_lifetime }
+    TokenRules { access_ttl, session_lifetime, refresh: None }
 }
 
 /// Ten years: beyond it a length of time is a slip of the keyboard.

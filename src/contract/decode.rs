@@ -38,6 +38,7 @@ enum Typed {
     Text(String),
     Texts(Vec<String>),
     Strings(BTreeMap<String, String>),
+    Object(Value),
     Seconds(Duration),
     Time(Timestamp),
 }
@@ -62,7 +63,7 @@ pub fn decode<'p>(
     let mut fields = Vec::new();
     for read in &served.reads {
         let value = sent.get(&read.key).map_or(Ok(None), |value| typed(read.field, value));
-        let required = served.operation.signature().required.contains(&read.field);
+        let required = read.required;
         match &value {
             Err((within, message)) => errors.push(FieldError::new(format!("{}{within}", read.key), *message)),
             Ok(None) if required => errors.push(FieldError::new(&read.key, "is required")),
@@ -104,6 +105,11 @@ impl Input {
     /// An object of texts.
     pub fn object(&self, field: Field) -> Result<Option<&BTreeMap<String, String>>, FieldError> {
         self.value(field, |typed| if let Typed::Strings(strings) = typed { Some(strings) } else { None })
+    }
+
+    /// An object of anything.
+    pub fn json(&self, field: Field) -> Result<Option<&Value>, FieldError> {
+        self.value(field, |typed| if let Typed::Object(object) = typed { Some(object) } else { None })
     }
 
     /// A number of whole seconds.
@@ -191,6 +197,8 @@ fn typed(field: Field, value: &Value) -> Result<Option<Typed>, Wrong> {
         }
         (Kind::Strings, Value::Object(_)) => return Err(whole("has too many entries")),
         (Kind::Strings, _) => return Err(whole("must be an object whose values are strings")),
+        (Kind::Object, value) if value.is_object() => Typed::Object(value.clone()),
+        (Kind::Object, _) => return Err(whole("must be an object")),
         (Kind::Seconds, value) => match value.as_u64() {
             Some(seconds) => Typed::Seconds(Duration::from_secs(seconds)),
             None => return Err(whole("must be a whole number of seconds")),

@@ -1,19 +1,15 @@
-//! What a contract serves and what it guards: operations at their places, requirements by name.
-//!
-//! Called by [`super::compile`](mod@super::compile); [`requirement`] also by `config`, whose routes ask for the same things.
-
-use std::ops::Range;
+//! What a contract serves: operations at their places. Called by [`super::compile`](mod@super::compile).
 
 use toml::Spanned;
 
 use super::operation::{Caller, Operation, Signature};
-use super::pattern::{Pattern, PermissionPattern};
-use super::raw::{RawAnswer, RawGuard, RawOperation};
+use super::pattern::Pattern;
+use super::raw::{RawAnswer, RawOperation};
+use super::require::{Asked, requirement};
 use super::slot::{Field, Kind, Slot};
 use super::source::{Report, suggest};
 use super::template::{Given, Template};
-use super::{Carried, Guard, Plan, Read, Requirement, Role, Scheme, Served};
-use crate::model::access::{Bits, Permission};
+use super::{Bodies, Carried, Plan, Read, Role, Scheme, Served};
 
 /// What the rest of the contract tells of the operations' surroundings.
 #[derive(Clone, Copy)]
@@ -76,7 +72,7 @@ fn operation(raw: &RawOperation, around: Around<'_>, report: &mut Report<'_>) ->
     let requires = requirement(asked, &on, around.roles, around.plans, report);
     let (body, item) = answer(raw, operation, report);
     let status = status(&raw.answer, body.is_some(), report);
-    Some(Served { operation, on, reads, requires, status, body, item })
+    Some(Served { operation, on, bodies: Bodies::default(), reads, requires, status, body, item })
 }
 
 /// What the operation needs of the contract.
@@ -116,20 +112,20 @@ fn place(raw: &Spanned<String>, prefixes: &[String], report: &mut Report<'_>) ->
     Some(on)
 }
 
-fn pattern(raw: &Spanned<String>, report: &mut Report<'_>) -> Option<Pattern> {
+pub(super) fn pattern(raw: &Spanned<String>, report: &mut Report<'_>) -> Option<Pattern> {
     Pattern::parse(raw.get_ref())
         .map_err(|error| report.tell(&raw.span(), error.to_string(), "write it as `GET /v1/items/{id}`"))
         .ok()
 }
 
 /// Whether `path` is `prefix` or stands below it.
-fn below(prefix: &str, path: &str) -> bool {
+pub(super) fn below(prefix: &str, path: &str) -> bool {
     path.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
         && matches!(path.as_bytes().get(prefix.len()), None | Some(b'/'))
 }
 
 /// Whether two patterns take the same request with the same right: neither is the more specific one.
-fn collide(one: &Pattern, other: &Pattern) -> bool {
+pub(super) fn collide(one: &Pattern, other: &Pattern) -> bool {
     let shape = |on: &Pattern| -> Vec<String> {
         let rename = |segment: &str| match segment {
             _ if segment.starts_with("{*") => "{*}".to_owned(),
@@ -158,7 +154,8 @@ fn reads(raw: &RawOperation, signature: &Signature, on: &Pattern, report: &mut R
         if key.get_ref().is_empty() {
             report.tell(&key.span(), "a field of a body has a name", "write the name that the client sends");
         }
-        reads.push(Read { field, key: key.get_ref().clone() });
+        let required = signature.required.contains(&field);
+        reads.push(Read { field, key: key.get_ref().clone(), or: Vec::new(), required });
     }
     if raw.on.get_ref().starts_with("GET ")
         && let Some((name, _)) = raw.reads.0.first()
@@ -188,7 +185,7 @@ fn reads(raw: &RawOperation, signature: &Signature, on: &Pattern, report: &mut R
 
 /// A segment of a path is text, and is logged: no password stands there.
 fn fits_path(field: Field) -> bool {
-    field.kind() == Kind::Text && field != Field::Password
+    field.kind() == Kind::Text && !field.is_secret()
 }
 
 /// The body and, for a list, one element of it.
@@ -241,113 +238,4 @@ fn status(raw: &RawAnswer, has_body: bool, report: &mut Report<'_>) -> u16 {
         report.tell(&span, format!("a {status} has no body"), "leave the body out, or answer 200");
     }
     status
-}
-
-pub(super) fn guards(
-    raw: &[RawGuard],
-    roles: &[Role],
-    plans: &[Plan],
-    prefixes: &[String],
-    report: &mut Report<'_>,
-) -> Vec<Guard> {
-    let mut guards: Vec<Guard> = Vec::new();
-    for raw in raw {
-        let Some(on) = pattern(&raw.on, report) else { continue };
-        if prefixes.iter().any(|prefix| below(prefix, &on.path)) {
-            let message = "nothing below a native prefix is forwarded, so this guard would never ask";
-            report.tell(&raw.on.span(), message, "write roles, plans and permissions on the [[operation]]");
-        }
-        if guards.iter().any(|other| collide(&other.on, &on)) {
-            report.tell(
-                &raw.on.span(),
-                "a guard on these methods and this path stands above",
-                "make one guard of the two",
-            );
-        }
-        let asked = Asked { roles: raw.roles.as_ref(), plans: raw.plans.as_ref(), permissions: &raw.permissions };
-        let requires = requirement(asked, &on, roles, plans, report);
-        guards.push(Guard { on, requires });
-    }
-    guards
-}
-
-/// A requirement as a file writes it.
-#[derive(Clone, Copy, Debug)]
-pub struct Asked<'r> {
-    /// The roles that pass, and all above them.
-    pub roles: Option<&'r Spanned<Vec<Spanned<String>>>>,
-    /// The plans that pass.
-    pub plans: Option<&'r Spanned<Vec<Spanned<String>>>>,
-    /// The permissions asked; `{parameters}` of the path may stand in them.
-    pub permissions: &'r [Spanned<String>],
-}
-
-impl Asked<'_> {
-    fn first(&self) -> Option<Range<usize>> {
-        let names = self.roles.or(self.plans).map(Spanned::span);
-        names.or_else(|| self.permissions.first().map(Spanned::span))
-    }
-}
-
-/// Resolves the names in `asked`; a role brings all above it. What is unknown is told.
-pub fn requirement(
-    asked: Asked<'_>,
-    on: &Pattern,
-    roles: &[Role],
-    plans: &[Plan],
-    report: &mut Report<'_>,
-) -> Requirement {
-    let role_names: Vec<&str> = roles.iter().map(|role| role.name.as_str()).collect();
-    let plan_names: Vec<&str> = plans.iter().map(|plan| plan.name.as_str()).collect();
-    let with_those_above = |set: Bits, at: u8| (0..=at).fold(set, Bits::with);
-    Requirement {
-        roles: asked.roles.map(|raw| set(raw, "role", &role_names, with_those_above, report)),
-        plans: asked.plans.map(|raw| set(raw, "plan", &plan_names, Bits::with, report)),
-        permissions: asked.permissions.iter().filter_map(|raw| permission(raw, on, report)).collect(),
-    }
-}
-
-fn set(
-    raw: &Spanned<Vec<Spanned<String>>>,
-    what: &str,
-    known: &[&str],
-    add: impl Fn(Bits, u8) -> Bits,
-    report: &mut Report<'_>,
-) -> Bits {
-    if raw.get_ref().is_empty() {
-        report.tell(&raw.span(), format!("no {what} at all would pass"), format!("leave the list out for any {what}"));
-    }
-    let mut bits = Bits::default();
-    for name in raw.get_ref() {
-        if let Some(at) = super::position(known.iter().copied(), name.get_ref()) {
-            bits = add(bits, at);
-        } else {
-            let message = format!("there is no {what} `{}`", name.get_ref());
-            report.tell(&name.span(), message, suggest(name.get_ref(), known.iter().copied()));
-        }
-    }
-    bits
-}
-
-fn permission(raw: &Spanned<String>, on: &Pattern, report: &mut Report<'_>) -> Option<PermissionPattern> {
-    let parsed = PermissionPattern::parse(raw.get_ref(), on.parameters());
-    // `{*rest}` may hold slashes, which no permission has: such a guard would refuse everyone.
-    let wild = on.path.rsplit_once("{*").map(|(_, name)| format!("{{{name}"));
-    let remedy = match on.parameters().filter(|name| !on.path.contains(&format!("{{*{name}}}"))).collect::<Vec<_>>() {
-        names if names.is_empty() => "write a permission such as `read:posts`; the path has no `{name}`".to_owned(),
-        names => format!("write a permission such as `read:{{{0}}}`; the path has: {1}", names[0], names.join(", ")),
-    };
-    if wild.is_some_and(|wild| raw.get_ref().contains(&wild)) {
-        report.tell(&raw.span(), "`{*…}` may be several segments and names no permission", remedy);
-        return None;
-    }
-    // Filled in, it must be a permission that a key or a role can hold: exact, not a family.
-    let exact = |text: &str| Permission::parse(text).is_ok() && !text.ends_with('*');
-    match parsed {
-        Some(pattern) if exact(&pattern.fill(|_| Some("x"))) => Some(pattern),
-        _ => {
-            report.tell(&raw.span(), format!("`{}` is not a permission that can be asked", raw.get_ref()), remedy);
-            None
-        }
-    }
 }

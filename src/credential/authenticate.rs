@@ -20,6 +20,8 @@ use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
 use crate::model::session::Session;
 use crate::model::time::{Now, Steady, Timestamp};
+use crate::observe::metrics::Metrics;
+use crate::observe::metrics::labels::Cache;
 use crate::revocation::Epochs;
 use crate::store::{Store, StoreError};
 
@@ -43,6 +45,7 @@ pub struct Authenticator {
     sessions: Facts<SessionId, Session>,
     keys: Facts<KeyHash, KeyFact>,
     last_used: LastUsed,
+    metrics: Arc<Metrics>,
     verifications: AtomicU64,
 }
 
@@ -69,7 +72,13 @@ pub struct Counts {
 
 impl Authenticator {
     /// Nothing remembered.
-    pub fn new(settings: &CacheSettings, store: Store, epochs: Arc<Epochs>, entropy: Arc<dyn Entropy>) -> Self {
+    pub fn new(
+        settings: &CacheSettings,
+        store: Store,
+        epochs: Arc<Epochs>,
+        entropy: Arc<dyn Entropy>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let (facts, stale) = (settings.facts, settings.max_stale);
         Self {
             store,
@@ -80,6 +89,7 @@ impl Authenticator {
             sessions: Facts::new(facts, stale),
             keys: Facts::new(facts, stale),
             last_used: LastUsed::default(),
+            metrics,
             verifications: AtomicU64::new(0),
         }
     }
@@ -122,8 +132,10 @@ impl Authenticator {
         now: Steady,
     ) -> Result<Option<Arc<Account>>, Unfetched> {
         if let Some(known) = self.accounts.known(realm, user, &self.epochs, now) {
+            self.metrics.caches.hit(Cache::Accounts);
             return Ok(Some(known));
         }
+        self.metrics.caches.miss(Cache::Accounts);
         match self.accounts.join(realm, user, &self.epochs, now).await {
             Turn::Known(known) => known,
             Turn::Lead(lead) => lead.tell(self.load_account(realm, user, org).await),
@@ -138,8 +150,10 @@ impl Authenticator {
         now: Steady,
     ) -> Result<Option<Arc<Session>>, Unfetched> {
         if let Some(known) = self.sessions.known(realm, id, &self.epochs, now) {
+            self.metrics.caches.hit(Cache::Sessions);
             return Ok(Some(known));
         }
+        self.metrics.caches.miss(Cache::Sessions);
         match self.sessions.join(realm, id, &self.epochs, now).await {
             Turn::Known(known) => known,
             Turn::Lead(lead) => lead.tell(self.load_session(realm, id).await),
@@ -194,9 +208,11 @@ impl Authenticator {
         now: Timestamp,
     ) -> Result<VerifiedToken, TokenError> {
         if let Some(token) = self.tokens.token(&digest, &site.keys) {
+            self.metrics.caches.hit(Cache::Tokens);
             token.lifetime.check(site.settings.leeway, now)?;
             return Ok(token);
         }
+        self.metrics.caches.miss(Cache::Tokens);
         self.verifications.fetch_add(1, Ordering::Relaxed);
         let token = jwt::verify(site, &contract.ids, text, now)?;
         self.tokens.keep_token(digest, token);
@@ -242,8 +258,10 @@ impl Authenticator {
 
     async fn key(&self, realm: &Arc<str>, hash: KeyHash, now: Steady) -> Result<Option<Arc<KeyFact>>, Unfetched> {
         if let Some(known) = self.keys.known(realm, hash, &self.epochs, now) {
+            self.metrics.caches.hit(Cache::Keys);
             return Ok(Some(known));
         }
+        self.metrics.caches.miss(Cache::Keys);
         match self.keys.join(realm, hash, &self.epochs, now).await {
             Turn::Known(known) => known,
             Turn::Lead(lead) => lead.tell(self.load_key(realm, hash).await),

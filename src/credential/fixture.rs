@@ -9,7 +9,9 @@ use tempfile::TempDir;
 
 use super::presented::Presented;
 use super::{Authenticator, CacheSettings, KeySettings, Settings, SiteCredentials, api_key};
-use crate::contract::{Carried, Contract, IdStyles, KeyRules, PasswordRules, Plan, Role, Scheme, TokenRules};
+use crate::contract::{
+    Carried, Contract, IdStyles, KeyRules, PasswordRules, Plan, Role, Scheme, SessionRules, TokenRules,
+};
 use crate::model::access::{Permission, Permissions, RoleId};
 use crate::model::account::{Account, Organization, User};
 use crate::model::api_key::ApiKey;
@@ -76,7 +78,14 @@ pub fn contract() -> Contract {
     Contract {
         name: "acme".into(),
         ids: IdStyles { user: prefixed("user_"), org: prefixed("org_"), key: prefixed("key_"), session: IdStyle::Uuid },
-        tokens: TokenRules { access_ttl: Duration::from_hours(1), session_lifetime: Duration::from_hours(720) },
+        tokens: TokenRules {
+            access_ttl: Duration::from_hours(1),
+            session_lifetime: Duration::from_hours(720),
+            refresh: None,
+        },
+        sessions: SessionRules::default(),
+        mail: None,
+        agents: None,
         keys: Some(KeyRules {
             prefix: "acme_".into(),
             expires_after: None,
@@ -175,7 +184,13 @@ impl World {
         assert_eq!(store.register("acme", &new).await.unwrap(), Registered::Done);
         let epochs = Arc::new(Epochs::new());
         let (shared, random) = (Arc::clone(&epochs), Arc::clone(&entropy));
-        let auth = Arc::new(Authenticator::new(&cache_settings(), store.clone(), shared, random));
+        let auth = Arc::new(Authenticator::new(
+            &cache_settings(),
+            store.clone(),
+            shared,
+            random,
+            Arc::new(crate::observe::metrics::Metrics::new(clock.now().wall)),
+        ));
         let (contract, site) = (contract(), hmac_site());
         Self { clock, entropy, store, epochs, auth, contract, site, account, session, seen: 0, _folder: folder }
     }

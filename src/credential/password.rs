@@ -18,6 +18,7 @@ use crate::model::entropy::Entropy;
 use crate::model::problem::{FieldError, Problem};
 use crate::model::refusal::{Fault, Refusal};
 use crate::model::secret::Secret;
+use crate::observe::metrics::Metrics;
 use crate::rules::password::{self, Demands, MAX_BYTES, Missed};
 
 use super::CacheSettings;
@@ -43,6 +44,7 @@ pub struct PasswordPool {
     /// What unknown accounts are checked against.
     decoy: Secret,
     entropy: Arc<dyn Entropy>,
+    metrics: Arc<Metrics>,
 }
 
 /// What a check came to.
@@ -90,7 +92,11 @@ impl From<PasswordError> for Refusal {
 
 impl PasswordPool {
     /// Computes one hash (the decoy): some tens of milliseconds.
-    pub fn new(settings: &CacheSettings, entropy: Arc<dyn Entropy>) -> Result<Self, PasswordError> {
+    pub fn new(
+        settings: &CacheSettings,
+        entropy: Arc<dyn Entropy>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, PasswordError> {
         let workers = settings.password_workers.max(1);
         let places = workers.saturating_add(settings.password_queue).min(Semaphore::MAX_PERMITS);
         let mut password = [0; 32];
@@ -102,6 +108,7 @@ impl PasswordPool {
             capacity: (workers, places),
             decoy,
             entropy,
+            metrics,
         })
     }
 
@@ -149,12 +156,17 @@ impl PasswordPool {
     }
 
     async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, PasswordError> {
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| PasswordError::Shed)?;
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            self.metrics.passwords.shed.inc();
+            return Err(PasswordError::Shed);
+        };
         let worker = Arc::clone(&self.workers).acquire_owned().await;
         let worker = worker.map_err(|error| PasswordError::Failed(error.to_string()))?;
+        let durations = self.metrics.passwords.durations.clone();
         let work = tokio::task::spawn_blocking(move || {
             // Moved in: given back when the work ends, whether or not anybody still waits for it.
             let _held = (place, worker);
+            let _timed = durations.start_timer();
             job()
         });
         work.await.map_err(|error| PasswordError::Failed(error.to_string()))
@@ -229,6 +241,7 @@ fn check_bcrypt(password: &[u8], stored: &str) -> Result<Verdict, PasswordError>
 
 #[cfg(test)]
 mod tests {
+    use crate::model::time::Timestamp;
     use std::sync::mpsc;
     use std::time::Duration;
 
@@ -238,7 +251,8 @@ mod tests {
 
     fn pool(workers: usize, queue: usize) -> PasswordPool {
         let settings = CacheSettings { password_workers: workers, password_queue: queue, ..fixture::cache_settings() };
-        PasswordPool::new(&settings, Arc::new(TestEntropy::new(3))).unwrap()
+        let metrics = Arc::new(Metrics::new(Timestamp::from_secs(0)));
+        PasswordPool::new(&settings, Arc::new(TestEntropy::new(3)), metrics).unwrap()
     }
 
     fn secret(text: &str) -> Secret {

@@ -48,16 +48,13 @@ macro_rules! reading {
         }
     };
     (@on $pool:expr, $store:expr, $conn:ident, $body:expr) => {{
-        let mut lease = $pool.acquire().await?;
+        let mut lease = pool::Lease::to_read($pool.acquire().await?, $store.patience);
         let outcome = pool::bounded($store.patience, async {
-            let $conn = &mut *lease;
+            let $conn = lease.connection();
             $body
         })
         .await;
-        if outcome.is_err() {
-            lease.close_on_drop();
-        }
-        outcome
+        lease.ended(outcome)
     }};
 }
 
@@ -70,7 +67,7 @@ macro_rules! writing {
         }
     };
     (@on $pool:expr, $begin:literal, $store:expr, $tx:ident, $body:expr) => {{
-        let mut lease = pool::Lease::of($pool.acquire().await?);
+        let mut lease = pool::Lease::to_write($pool.acquire().await?, $store.patience);
         let outcome = pool::bounded($store.patience, async {
             let mut transaction = sqlx::Connection::begin_with(lease.connection(), $begin).await?;
             let $tx = &mut *transaction;
@@ -107,7 +104,7 @@ macro_rules! changing {
         }
     };
     (@on $db:ident, $pool:expr, $begin:literal, $store:expr, $realm:expr, $now:expr, $tx:ident, $body:expr) => {{
-        let mut lease = pool::Lease::of($pool.acquire().await?);
+        let mut lease = pool::Lease::to_write($pool.acquire().await?, $store.patience);
         let outcome = pool::bounded($store.patience, async {
             let mut transaction = sqlx::Connection::begin_with(lease.connection(), $begin).await?;
             let $tx = &mut *transaction;
@@ -127,17 +124,24 @@ macro_rules! changing {
 
 pub(super) use {changing, reading, writing};
 
-/// A connection lent to a transaction. Unless that ended well, the connection is closed: after an error, and
-/// after its future was dropped (a client hung up). sqlx rolls back what it knows to be open, but a `BEGIN` that was
-/// given up while it waited is not yet counted: it would go back to the pool open, with the feed's lock.
+/// A connection lent to one use. It goes back to the pool unless something went wrong; then it is closed.
 pub(super) struct Lease<DB: Database> {
     connection: PoolConnection<DB>,
-    ended_well: bool,
+    patience: Duration,
+    reusable: bool,
 }
 
 impl<DB: Database> Lease<DB> {
-    pub const fn of(connection: PoolConnection<DB>) -> Self {
-        Self { connection, ended_well: false }
+    /// For reading: a future that is dropped midway (a client hung up) leaves a statement to be read to its end,
+    /// which sqlx does.
+    pub const fn to_read(connection: PoolConnection<DB>, patience: Duration) -> Self {
+        Self { connection, patience, reusable: true }
+    }
+
+    /// For a transaction: dropped midway, the connection is closed. sqlx rolls back what it knows to be open, but a
+    /// `BEGIN` that was given up while it waited is not yet counted: it would go back open, with the feed's lock.
+    pub const fn to_write(connection: PoolConnection<DB>, patience: Duration) -> Self {
+        Self { connection, patience, reusable: false }
     }
 
     pub fn connection(&mut self) -> &mut DB::Connection {
@@ -145,14 +149,18 @@ impl<DB: Database> Lease<DB> {
     }
 
     pub fn ended<T>(mut self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
-        self.ended_well = outcome.is_ok();
+        self.reusable = outcome.is_ok();
         outcome
     }
 }
 
 impl<DB: Database> Drop for Lease<DB> {
     fn drop(&mut self) {
-        if !self.ended_well {
+        if self.reusable {
+            // What sqlx does at drop, but not without end: it asks the server whether all is well, and a server
+            // that fell silent just now would keep the place in the pool until TCP gives up.
+            tokio::spawn(tokio::time::timeout(self.patience, self.connection.return_to_pool()));
+        } else {
             self.connection.close_on_drop();
         }
     }

@@ -125,11 +125,11 @@ on = "DELETE /auth/keys/{id}"
             "c.toml:5:6: operation[0].do: `login` needs `identifier`\n    help: add `identifier = \"<its name in the body>\"` to `reads`, or `{identifier}` to the path",
             "c.toml:7:11: operation[0].reads.identifer: `login` knows no field `identifer`\n    help: did you mean `identifier`?",
             "c.toml:7:43: operation[0].reads.password: a field of a body has a name\n    help: write the name that the client sends",
-            "c.toml:7:47: operation[0].reads.key_id: `login` does not take `key_id`\n    help: one of: identifier, password",
+            "c.toml:7:47: operation[0].reads.key_id: `login` does not take `key_id`\n    help: one of: identifier, password, device",
             "c.toml:8:9: operation[0].plans: `login` is for anyone: nobody is known yet whose role or plan could be asked\n    help: leave roles, plans and permissions out here",
             "c.toml:9:15: operation[0].answer.body: the answer of `login` holds no `$access_token`\n    help: add \"$access_token\" where the client looks for it",
             "c.toml:9:26: operation[0].answer.body.token: `login` has no slot `$acces_token`\n    help: did you mean `access_token`?",
-            "c.toml:9:48: operation[0].answer.body.key: `login` does not give `$key.secret`\n    help: one of: user.id, user.email, user.username, user.name, user.role, user.email_verified, user.created_at, user.updated_at, org.id, org.name, plan, access_token, expires_in, session.id",
+            "c.toml:9:48: operation[0].answer.body.key: `login` does not give `$key.secret`\n    help: one of: user.id, user.email, user.username, user.name, user.role, user.email_verified, user.created_at, user.updated_at, org.id, org.name, plan, access_token, expires_in, session.id, refresh_token",
             "c.toml:9:72: operation[0].answer.body.text: `login` has no slot `$user.naem`\n    help: did you mean `user.name`?",
             "c.toml:13:6: operation[1].on: `login` already stands on this method and path\n    help: give each operation its own method or path",
             "c.toml:15:21: operation[1].answer.status: 302 is not a status of success\n    help: 200 to 299",
@@ -158,7 +158,7 @@ on = "DELETE /auth/keys/{id}"
             "c.toml:42:26: operation[6].permissions[1]: `read:{id}` is not a permission that can be asked\n    help: write a permission such as `read:{key_id}`; the path has: key_id",
             "c.toml:45:6: operation[7].do: `key_revoke` needs to know how keys are made\n    help: add a [keys] table with the keys' prefix",
             "c.toml:45:6: operation[7].do: `key_revoke` needs `key_id`\n    help: add `key_id = \"<its name in the body>\"` to `reads`, or `{key_id}` to the path",
-            "c.toml:46:6: operation[7].on: `key_revoke` takes no `{id}` from the path\n    help: only `key_id` can stand here",
+            "c.toml:46:6: operation[7].on: `key_revoke` takes no `{id}` from the path\n    help: one of: key_id, server_id",
         ],
     );
 }

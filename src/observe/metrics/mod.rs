@@ -25,7 +25,7 @@ pub use areas::{
     TlsMetrics,
 };
 pub use site::{Decision, Finished, SiteMetrics};
-pub use upstream::{EndpointMetrics, UpstreamMetrics};
+pub use upstream::{EndpointState, UpstreamMetrics};
 
 /// Everything that is counted.
 #[derive(Debug)]

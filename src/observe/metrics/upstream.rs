@@ -16,9 +16,7 @@ pub(super) struct Families {
     requests: IntCounterVec,
     durations: HistogramVec,
     in_flight: IntGaugeVec,
-    retries: IntCounterVec,
-    connections: IntGaugeVec,
-    connects: IntCounterVec,
+    endpoints: IntGaugeVec,
     up: IntGaugeVec,
 }
 
@@ -40,16 +38,10 @@ impl Families {
                 &buckets,
             ),
             in_flight: make.gauges("upstream_requests_in_flight", "Requests waiting for a backend.", &upstream),
-            retries: make.counters(
-                "upstream_retries_total",
-                "Requests sent again because a kept connection had closed before taking them.",
-                &upstream,
-            ),
-            connections: make.gauges("upstream_connections", "Connections to a server.", &["endpoint", "state"]),
-            connects: make.counters(
-                "upstream_connects_total",
-                "Connections tried to a server.",
-                &["endpoint", "outcome"],
+            endpoints: make.gauges(
+                "upstream_endpoint",
+                "Connections (open, idle) and requests (in_flight, waiting) of a server.",
+                &["endpoint", "state"],
             ),
             up: make.gauges("upstream_endpoint_up", "1 while a server is given requests.", &["endpoint"]),
         }
@@ -62,7 +54,6 @@ pub struct UpstreamMetrics {
     requests: Vec<IntCounter>,
     durations: Histogram,
     in_flight: IntGauge,
-    retries: IntCounter,
 }
 
 impl UpstreamMetrics {
@@ -76,7 +67,6 @@ impl UpstreamMetrics {
                 .collect(),
             durations: families.durations.with_label_values(&[site, upstream]),
             in_flight: families.in_flight.with_label_values(&[site, upstream]),
-            retries: families.retries.with_label_values(&[site, upstream]),
         }
     }
 
@@ -90,73 +80,36 @@ impl UpstreamMetrics {
         self.requests[outcome as usize].inc();
         self.durations.observe(took.as_secs_f64());
     }
-
-    /// Counts a request that was sent again on a fresh connection.
-    pub fn retried(&self) {
-        self.retries.inc();
-    }
 }
 
-/// One server's counters.
-#[derive(Clone, Debug)]
-pub struct EndpointMetrics {
-    open: IntGauge,
-    idle: IntGauge,
-    connected: IntCounter,
-    failed: IntCounter,
-    up: IntGauge,
+/// How one server's pool stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndpointState {
+    /// Connections, idle or not.
+    pub open: usize,
+    /// Connections without a request.
+    pub idle: usize,
+    /// Requests whose answer has not ended.
+    pub in_flight: usize,
+    /// Requests that wait for a connection.
+    pub waiting: usize,
+    /// Whether the server is given requests.
+    pub up: bool,
 }
 
-impl EndpointMetrics {
-    /// The counters of the server `endpoint` (`http://host:port`); a name or password in it is not shown.
-    pub fn new(metrics: &Metrics, endpoint: &str) -> Self {
-        let families = &metrics.upstreams;
+impl Metrics {
+    /// States how the pool of the server `endpoint` (`http://host:port`) stands; read when metrics are asked for.
+    pub fn endpoint(&self, endpoint: &str, state: &EndpointState) {
+        let families = &self.upstreams;
         let endpoint = shown(endpoint);
         let endpoint = endpoint.as_str();
-        let up = families.up.with_label_values(&[endpoint]);
-        up.set(1);
-        Self {
-            open: families.connections.with_label_values(&[endpoint, "open"]),
-            idle: families.connections.with_label_values(&[endpoint, "idle"]),
-            connected: families.connects.with_label_values(&[endpoint, "ok"]),
-            failed: families.connects.with_label_values(&[endpoint, "failed"]),
-            up,
+        for (name, number) in
+            [("open", state.open), ("idle", state.idle), ("in_flight", state.in_flight), ("waiting", state.waiting)]
+        {
+            let number = i64::try_from(number).unwrap_or(i64::MAX);
+            families.endpoints.with_label_values(&[endpoint, name]).set(number);
         }
-    }
-
-    /// Counts a connection that was made, and counts it open while the answer is held.
-    pub fn connected(&self) -> Held {
-        self.connected.inc();
-        Held::new(&self.open)
-    }
-
-    /// Counts a connection that could not be made.
-    pub fn failed(&self) {
-        self.failed.inc();
-    }
-
-    /// Counts a connection as idle while the answer is held: it is among the open ones too.
-    pub fn idle(&self) -> Held {
-        Held::new(&self.idle)
-    }
-
-    /// States whether the server is given requests.
-    pub fn up(&self, up: bool) {
-        self.up.set(i64::from(up));
-    }
-
-    /// Removes the series of a server that no configuration names any more.
-    pub fn forget(metrics: &Metrics, endpoint: &str) {
-        let families = &metrics.upstreams;
-        let endpoint = shown(endpoint);
-        // Removing what was never there is no error worth telling.
-        for state in ["open", "idle"] {
-            let _ = families.connections.remove_label_values(&[endpoint.as_str(), state]);
-        }
-        for outcome in ["ok", "failed"] {
-            let _ = families.connects.remove_label_values(&[endpoint.as_str(), outcome]);
-        }
-        let _ = families.up.remove_label_values(&[endpoint.as_str()]);
+        families.up.with_label_values(&[endpoint]).set(i64::from(state.up));
     }
 }
 
@@ -193,17 +146,12 @@ mod tests {
     #[test]
     fn an_endpoint_shows_its_connections_and_never_its_password() {
         let metrics = Metrics::new(Timestamp::from_secs(0));
-        let endpoint = EndpointMetrics::new(&metrics, "http://me:hunter2@10.0.0.1:9000");
-        let open = endpoint.connected();
-        let idle = endpoint.idle();
-        endpoint.up(false);
+        let state = EndpointState { open: 2, idle: 1, in_flight: 1, waiting: 0, up: false };
+        metrics.endpoint("http://me:hunter2@10.0.0.1:9000", &state);
         let text = metrics.text();
-        assert!(!text.contains("hunter2"));
-        assert!(text.contains("tollgate_upstream_connections{endpoint=\"http://10.0.0.1:9000\",state=\"open\"} 1\n"));
-        assert!(text.contains("tollgate_upstream_connections{endpoint=\"http://10.0.0.1:9000\",state=\"idle\"} 1\n"));
+        assert!(text.contains("tollgate_upstream_endpoint{endpoint=\"http://10.0.0.1:9000\",state=\"open\"} 2\n"));
+        assert!(text.contains("tollgate_upstream_endpoint{endpoint=\"http://10.0.0.1:9000\",state=\"idle\"} 1\n"));
         assert!(text.contains("tollgate_upstream_endpoint_up{endpoint=\"http://10.0.0.1:9000\"} 0\n"));
-        drop((open, idle));
-        EndpointMetrics::forget(&metrics, "http://me:hunter2@10.0.0.1:9000");
-        assert!(!metrics.text().contains("10.0.0.1"));
+        assert!(!text.contains("hunter2"));
     }
 }

@@ -193,76 +193,68 @@ impl Drop for SmallDisk<'_> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_postgres_is_given_up_in_time_and_its_return_is_noticed() {
-    let Some(schema) = Schema::make().await else { return };
-    let line = Line::to(&schema.url).await;
-    let settings = Settings {
-        url: format!("{}&host=127.0.0.1&port={}", schema.url, line.port).into(),
-        max_connections: 3,
-        acquire_timeout: Duration::from_millis(400),
-    };
-    let store = Store::open(&settings).await.unwrap();
-    let ann = account("ann");
-    store.register(REALM, &ann).await.unwrap();
-
-    line.cut();
-    let calls: Vec<_> = (0..12)
-        .map(|n| {
-            let (store, ann) = (store.clone(), ann.clone());
-            tokio::spawn(async move {
-                match n % 3 {
+    super::in_schema(async |schema: Arc<Schema>| {
+        let line = Line::to(&schema.url).await;
+        // One connection: were it stuck on the silent peer, nothing could follow.
+        let settings = Settings {
+            url: format!("{}&host=127.0.0.1&port={}", schema.url, line.port).into(),
+            max_connections: 1,
+            acquire_timeout: Duration::from_millis(400),
+        };
+        let store = Store::open(&settings).await.unwrap();
+        let ann = account("ann");
+        store.register(REALM, &ann).await.unwrap();
+        for round in 0..3 {
+            line.cut();
+            let call = async {
+                match round {
                     0 => is_unavailable(store.account(REALM, ann.user.id).await),
-                    1 => is_unavailable(store.register(REALM, &account(&format!("u{n}"))).await),
+                    1 => is_unavailable(store.register(REALM, &account("bob")).await),
                     _ => is_unavailable(store.set_plan(REALM, ann.org.id, "pro", T0).await),
                 }
-            })
-        })
-        .collect();
-    for call in calls {
-        assert!(timeout(LONG, call).await.expect("bounded").unwrap(), "nobody could have answered");
-    }
-
-    // Connections of before stay silent for ever; new ones work. Nothing of the pool may be stuck on the old.
-    line.mend();
-    timeout(LONG, async { while is_unavailable(store.ping().await) {} }).await.expect("the return is noticed");
-    let calls: Vec<_> = (0..12)
-        .map(|n| {
-            let store = store.clone();
-            tokio::spawn(async move { store.register(REALM, &account(&format!("v{n}"))).await })
-        })
-        .collect();
-    for call in calls {
-        assert_eq!(call.await.unwrap().unwrap(), Registered::Done);
-    }
-    store.close().await;
-    schema.remove().await;
+            };
+            assert!(timeout(LONG, call).await.expect("bounded"), "nobody could have answered");
+            assert!(timeout(LONG, async { is_unavailable(store.ping().await) }).await.expect("bounded"));
+            // Connections of before stay silent for ever; new ones work.
+            line.mend();
+            timeout(LONG, async { while is_unavailable(store.ping().await) {} }).await.expect("its return is noticed");
+            store.register(REALM, &account(&format!("u{round}"))).await.unwrap();
+        }
+        assert_eq!(whole(&store).await, 4, "what was refused left nothing");
+        store.close().await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_postgres_ends_are_replaced() {
-    let Some(schema) = Schema::make().await else { return };
-    let settings = Settings {
-        url: format!("{}&application_name={}", schema.url, schema.name).into(),
-        max_connections: 3,
-        acquire_timeout: Duration::from_secs(5),
-    };
-    let store = Store::open(&settings).await.unwrap();
-    store.register(REALM, &account("ann")).await.unwrap();
-    let end_all =
-        format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{}'", schema.name);
-    schema.execute(end_all.clone()).await;
-    // A connection that was in use a moment ago is not asked first: its next call may be refused, cleanly.
-    let mut refused = 0;
-    while is_unavailable(store.ping().await) {
-        refused += 1;
-    }
-    assert!(refused <= 3, "{refused}");
-    // One that rested is asked first, and replaced without anybody noticing.
-    schema.execute(end_all).await;
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    assert!(!is_unavailable(store.ping().await));
-    store.register(REALM, &account("bob")).await.unwrap();
-    store.close().await;
-    schema.remove().await;
+    super::in_schema(async |schema: Arc<Schema>| {
+        let settings = Settings {
+            url: format!("{}&application_name={}", schema.url, schema.name).into(),
+            max_connections: 3,
+            acquire_timeout: Duration::from_secs(5),
+        };
+        let store = Store::open(&settings).await.unwrap();
+        store.register(REALM, &account("ann")).await.unwrap();
+        let end_all = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{}'",
+            schema.name
+        );
+        schema.execute(end_all.clone()).await;
+        // A connection that was in use a moment ago is not asked first: its next call may be refused, cleanly.
+        let mut refused = 0;
+        while is_unavailable(store.ping().await) {
+            refused += 1;
+        }
+        assert!(refused <= 3, "{refused}");
+        // One that rested is asked first, and replaced without anybody noticing.
+        schema.execute(end_all).await;
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert!(!is_unavailable(store.ping().await));
+        store.register(REALM, &account("bob")).await.unwrap();
+        store.close().await;
+    })
+    .await;
 }
 
 #[tokio::test]

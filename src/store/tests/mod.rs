@@ -70,11 +70,20 @@ pub(super) async fn on_sqlite<F: Future<Output = ()> + Send + 'static>(claim: im
 pub(super) async fn on_postgres<F: Future<Output = ()> + Send + 'static>(claim: impl FnOnce(Arc<Bench>) -> F) {
     let Some(schema) = Schema::make().await else { return };
     let bench = Bench::open(schema.url.clone()).await;
-    // As a task, so that the schema is removed even when the claim fails.
-    let outcome = tokio::spawn(claim(bench.clone())).await;
-    bench.store.close().await;
-    schema.remove().await;
-    outcome.unwrap();
+    let claim = Box::pin(claim(bench.clone()));
+    schema
+        .removed_after(async move {
+            claim.await;
+            bench.store.close().await;
+        })
+        .await;
+}
+
+/// For claims about PostgreSQL alone.
+pub(super) async fn in_schema<F: Future<Output = ()> + Send + 'static>(claim: impl FnOnce(Arc<Schema>) -> F) {
+    let Some(schema) = Schema::make().await else { return };
+    let claim = Box::pin(claim(schema.clone()));
+    schema.removed_after(claim).await;
 }
 
 /// A schema of our own in the PostgreSQL database of the tests.
@@ -86,7 +95,7 @@ pub(super) struct Schema {
 }
 
 impl Schema {
-    pub async fn make() -> Option<Self> {
+    async fn make() -> Option<Arc<Self>> {
         #[expect(clippy::disallowed_methods, reason = "tests are configured by the environment")]
         let Ok(base) = std::env::var("TOLLGATE_TEST_POSTGRES_URL") else {
             println!("skipped: TOLLGATE_TEST_POSTGRES_URL is not set");
@@ -96,11 +105,16 @@ impl Schema {
         let url = format!("{base}{}options[search_path]={name}", if base.contains('?') { '&' } else { '?' });
         let schema = Self { base, name, url };
         schema.execute(format!("CREATE SCHEMA {}", schema.name)).await;
-        Some(schema)
+        Some(Arc::new(schema))
     }
 
-    pub async fn remove(self) {
+    /// Runs a claim as a task, so that the schema is removed even when the claim fails.
+    async fn removed_after(&self, claim: impl Future<Output = ()> + Send + 'static) {
+        let outcome = tokio::spawn(claim).await;
         self.execute(format!("DROP SCHEMA {} CASCADE", self.name)).await;
+        if let Err(failure) = outcome {
+            std::panic::resume_unwind(failure.into_panic());
+        }
     }
 
     async fn execute(&self, sql: String) {

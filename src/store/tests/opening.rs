@@ -64,9 +64,7 @@ async fn eight_processes_may_open_a_new_sqlite_file_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn eight_nodes_may_open_a_new_postgres_schema_at_once() {
-    let Some(schema) = Schema::make().await else { return };
-    open_eight_at_once(&schema.url).await;
-    schema.remove().await;
+    super::in_schema(async |schema: Arc<Schema>| open_eight_at_once(&schema.url).await).await;
 }
 
 #[tokio::test]
@@ -96,31 +94,32 @@ async fn sqlite_files_are_ours_alone_and_commits_are_synced() {
 
 #[tokio::test]
 async fn postgres_sessions_wait_for_the_log_and_for_nothing_else_without_end() {
-    let Some(schema) = Schema::make().await else { return };
-    // As on a server whose default is to acknowledge early.
-    let store = Store::open(&settings(format!("{}&options[synchronous_commit]=off", schema.url))).await.unwrap();
-    let Pool::Postgres(pool) = &store.pool else { unreachable!() };
-    for (setting, expected) in [
-        ("synchronous_commit", "on"),
-        ("lock_timeout", "5s"),
-        ("statement_timeout", "10s"),
-        ("idle_in_transaction_session_timeout", "10s"),
-        ("default_transaction_isolation", "read committed"),
-    ] {
+    super::in_schema(async |schema: Arc<Schema>| {
+        // As on a server whose default is to acknowledge early.
+        let store = Store::open(&settings(format!("{}&options[synchronous_commit]=off", schema.url))).await.unwrap();
+        let Pool::Postgres(pool) = &store.pool else { unreachable!() };
+        for (setting, expected) in [
+            ("synchronous_commit", "on"),
+            ("lock_timeout", "5s"),
+            ("statement_timeout", "10s"),
+            ("idle_in_transaction_session_timeout", "10s"),
+            ("default_transaction_isolation", "read committed"),
+        ] {
+            let value: String =
+                sqlx::query_scalar("SELECT current_setting($1)").bind(setting).fetch_one(pool).await.unwrap();
+            assert_eq!(value, expected, "{setting}");
+        }
+        store.close().await;
+        // A stronger default is kept.
+        let store =
+            Store::open(&settings(format!("{}&options[synchronous_commit]=remote_apply", schema.url))).await.unwrap();
+        let Pool::Postgres(pool) = &store.pool else { unreachable!() };
         let value: String =
-            sqlx::query_scalar("SELECT current_setting($1)").bind(setting).fetch_one(pool).await.unwrap();
-        assert_eq!(value, expected, "{setting}");
-    }
-    store.close().await;
-    // A stronger default is kept.
-    let store =
-        Store::open(&settings(format!("{}&options[synchronous_commit]=remote_apply", schema.url))).await.unwrap();
-    let Pool::Postgres(pool) = &store.pool else { unreachable!() };
-    let value: String =
-        sqlx::query_scalar("SELECT current_setting('synchronous_commit')").fetch_one(pool).await.unwrap();
-    assert_eq!(value, "remote_apply");
-    store.close().await;
-    schema.remove().await;
+            sqlx::query_scalar("SELECT current_setting('synchronous_commit')").fetch_one(pool).await.unwrap();
+        assert_eq!(value, "remote_apply");
+        store.close().await;
+    })
+    .await;
 }
 
 #[tokio::test]
