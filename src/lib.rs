@@ -57,6 +57,7 @@ pub mod credential;
 pub mod edge;
 pub mod gateway;
 pub mod limit;
+pub mod mail;
 pub mod model;
 pub mod native;
 pub mod observe;

@@ -1,0 +1,1 @@
+//! Mails over real sockets and into real folders.
