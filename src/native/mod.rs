@@ -6,10 +6,13 @@
 mod keys;
 mod login;
 mod logout;
-mod me;
+mod mails;
 pub mod operator;
+mod password;
+mod profile;
 mod refresh;
 mod register;
+mod sessions;
 mod values;
 
 use std::net::IpAddr;
@@ -64,23 +67,22 @@ pub async fn perform(call: &Call<'_>) -> Result<Values, Refusal> {
         Operation::Login => login::login(call).await,
         Operation::RefreshBearer => refresh::by_bearer(call).await,
         Operation::Logout => logout::logout(call).await,
-        Operation::Me => me::me(call),
+        Operation::Me => profile::read(call),
         Operation::KeyCreate => keys::create(call).await,
         Operation::KeyList => keys::list(call).await,
         Operation::KeyRead => keys::read(call).await,
         Operation::KeyRotate => keys::rotate(call).await,
         Operation::KeyRevoke => keys::revoke(call).await,
-        // Named by contracts, not performed yet.
-        Operation::RefreshToken
-        | Operation::ProfileUpdate
-        | Operation::PasswordChange
-        | Operation::PasswordResetRequest
-        | Operation::PasswordReset
-        | Operation::EmailVerify
-        | Operation::EmailResend
-        | Operation::SessionList
-        | Operation::SessionRevoke
-        | Operation::SessionRevokeOthers => Err(Problem::NotFound.into()),
+        Operation::RefreshToken => refresh::by_token(call).await,
+        Operation::ProfileUpdate => profile::update(call).await,
+        Operation::PasswordChange => password::change(call).await,
+        Operation::PasswordResetRequest => password::request_reset(call).await,
+        Operation::PasswordReset => password::reset(call).await,
+        Operation::EmailVerify => password::verify_email(call).await,
+        Operation::EmailResend => password::resend_verification(call).await,
+        Operation::SessionList => sessions::list(call).await,
+        Operation::SessionRevoke => sessions::revoke(call).await,
+        Operation::SessionRevokeOthers => sessions::revoke_others(call).await,
     }
 }
 
