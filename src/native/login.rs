@@ -9,6 +9,7 @@ use crate::contract::encode::Values;
 use crate::contract::slot::Field;
 use crate::credential::password;
 use crate::limit::{Charge, Subject, Verdict};
+use crate::model::change::Changed;
 use crate::model::id::UserId;
 use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
@@ -40,15 +41,20 @@ pub async fn login(call: &Call<'_>) -> Result<Values, Refusal> {
         renew_hash(call, &found, password).await;
     }
     let account = found.account;
-    let session = register::new_session(call, &account);
-    call.gateway.store.start_session(call.realm(), &session).await?;
+    let mut session = register::new_session(call, &account);
+    if let Ok(Some(device)) = call.input.json(Field::Device) {
+        session.device = device.clone();
+    }
+    let refresh = call.first_refresh(session.id);
+    let ended = call.start_session(&session, refresh.as_ref()).await?;
+    ended.iter().for_each(|session| call.forget(Changed::Session(*session)));
     call.gateway.limiter.clear(&[subject]).await;
     let (user, org) = (account.user.id, account.org.id);
     call.audit(Actor::User(user), Act::SignedIn { user, org, session: session.id });
     let contract = &call.live.site.contract;
     let token = call.issue(&account, &session).await?;
     let values = values::account(contract, &account);
-    Ok(values::signed_in(contract, values, &token, &session))
+    Ok(call.with_refresh(values::signed_in(contract, values, &token, &session), refresh.as_ref()))
 }
 
 fn read<'a>(call: &'a Call<'_>) -> Result<(&'a str, Secret), Problem> {
@@ -76,7 +82,8 @@ fn attempts(call: &Call<'_>, found: Option<&Credentials>, name: &str) -> Subject
     }
 }
 
-async fn count(call: &Call<'_>, subject: Subject, user: Option<UserId>) -> Result<(), Refusal> {
+/// Counts an attempt at the account's password, or refuses it.
+pub async fn count(call: &Call<'_>, subject: Subject, user: Option<UserId>) -> Result<(), Refusal> {
     let windows = &call.live.site.limits.failed_sign_in;
     if windows.is_empty() {
         return Ok(());

@@ -13,6 +13,7 @@ mod profile;
 mod refresh;
 mod register;
 mod sessions;
+mod tokens;
 mod values;
 
 use std::net::IpAddr;
@@ -22,14 +23,11 @@ use crate::contract::Served;
 use crate::contract::decode::Input;
 use crate::contract::encode::Values;
 use crate::contract::operation::Operation;
-use crate::credential::jwt::IssuedToken;
 use crate::gateway::{Gateway, LiveSite};
-use crate::model::account::Account;
 use crate::model::change::{Change, Changed};
 use crate::model::principal::Principal;
 use crate::model::problem::{FieldError, Problem};
 use crate::model::refusal::Refusal;
-use crate::model::session::Session;
 use crate::model::time::Now;
 use crate::observe::audit::{Act, Actor, Event};
 
@@ -94,14 +92,6 @@ impl Call<'_> {
 
     fn realm(&self) -> &str {
         &self.live.site.realm
-    }
-
-    /// An access token of `session`.
-    async fn issue(&self, account: &Account, session: &Session) -> Result<IssuedToken, Refusal> {
-        let Self { gateway, live, now, .. } = self;
-        let issued =
-            gateway.authenticator.issue_token(&live.credentials, &live.site.contract, account, session, now.wall);
-        issued.await.map_err(Refusal::internal)
     }
 
     /// Forgets what is cached of a fact that was just changed.
