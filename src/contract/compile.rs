@@ -19,12 +19,16 @@ use crate::model::id::IdStyle;
 use crate::model::window::{Window, parse_duration};
 
 /// The contracts built into the binary.
-pub const BUILTIN: &[&str] = &["vantage"];
+pub const BUILTIN: &[&str] = &["vantage", "rag-modulo", "stackaudit", "chatops", "langgraph"];
 
 /// The text of a built-in contract.
 pub fn builtin(name: &str) -> Option<&'static str> {
     match name {
         "vantage" => Some(include_str!("../../config/contracts/vantage.toml")),
+        "rag-modulo" => Some(include_str!("../../config/contracts/rag-modulo.toml")),
+        "stackaudit" => Some(include_str!("../../config/contracts/stackaudit.toml")),
+        "chatops" => Some(include_str!("../../config/contracts/chatops.toml")),
+        "langgraph" => Some(include_str!("../../config/contracts/langgraph.toml")),
         _ => None,
     }
 }
