@@ -18,6 +18,7 @@ use crate::credential::keys::KeyError;
 use crate::credential::password::{PasswordError, PasswordPool};
 use crate::credential::{Authenticator, SiteCredentials};
 use crate::limit::{LimitError, Limiter};
+use crate::mail::{MailError, Mailer, SealKey};
 use crate::model::change::Change;
 use crate::model::entropy::Entropy;
 use crate::model::time::{Clock, Now};
@@ -48,6 +49,8 @@ pub struct Gateway {
     pub passwords: PasswordPool,
     /// Connections to backends.
     pub pools: Pools,
+    /// Makes mails and brings them on their way.
+    pub mailer: Mailer,
     /// Open tunnels, until they end.
     pub tunnels: TaskTracker,
     /// Cancelled when open tunnels must end.
@@ -89,6 +92,8 @@ pub struct LiveSite {
     pub upstreams: Vec<LiveUpstream>,
     /// Its public keys, as they are published.
     pub key_set: Bytes,
+    /// What its queued mails are sealed under.
+    pub seal: SealKey,
     /// The names that only the gateway may set, in every spelling.
     pub reserved: Reserved,
 }
@@ -135,6 +140,9 @@ pub enum MakeError {
     /// The connections to backends cannot be prepared.
     #[error("upstreams: {0}")]
     Upstreams(#[from] upstream::tls::TlsError),
+    /// Mails cannot be sent at all.
+    #[error("[mail]: {0}")]
+    Mail(#[from] MailError),
     /// The first password hash failed.
     #[error("passwords: {0}")]
     Passwords(#[from] PasswordError),
@@ -169,6 +177,7 @@ impl LiveSite {
             metrics: UpstreamMetrics::new(metrics, &site.name, &settings.name),
         });
         Ok(Self {
+            seal: SealKey::derive(credentials.seal_pepper(), &site.realm),
             key_set: Bytes::from(credentials.keys.jwks().to_string()),
             credentials,
             metrics: SiteMetrics::new(metrics, &site.name),
@@ -199,6 +208,7 @@ impl Gateway {
             ),
             passwords: PasswordPool::new(&boot.cache, Arc::clone(&entropy), Arc::clone(&metrics))?,
             pools: Pools::new(Some(upstream::tls::client_config()?)),
+            mailer: Mailer::new(&boot.mail)?,
             assertions: Assertions::new(boot.cache.tokens),
             bounds: boot.connections.clone(),
             no_site: SiteMetrics::new(&metrics, SiteMetrics::NO_SITE),

@@ -17,7 +17,7 @@ use crate::model::secret::Secret;
 use crate::observe::audit::{Act, Actor, SignInFailure};
 use crate::rules::identity;
 use crate::rules::password::{MAX_BYTES, Missed};
-use crate::store::Credentials;
+use crate::store::{Credentials, Started, Terms};
 
 /// Signs in.
 pub async fn login(call: &Call<'_>) -> Result<Values, Refusal> {
@@ -40,14 +40,25 @@ pub async fn login(call: &Call<'_>) -> Result<Values, Refusal> {
     if rehash {
         renew_hash(call, &found, password).await;
     }
+    let version = found.password_version;
     let account = found.account;
     let mut session = register::new_session(call, &account);
     if let Ok(Some(device)) = call.input.json(Field::Device) {
         session.device = device.clone();
     }
     let refresh = call.first_refresh(session.id);
-    let ended = call.start_session(&session, refresh.as_ref()).await?;
-    ended.iter().for_each(|session| call.forget(Changed::Session(*session)));
+    let sessions = &call.live.site.contract.sessions;
+    let terms = Terms {
+        password: Some(version),
+        refresh: refresh.as_ref().and_then(|refresh| call.new_refresh(refresh)),
+        most: sessions.max,
+        idle: sessions.idle,
+    };
+    match call.gateway.store.start_session(call.realm(), &session, &terms).await? {
+        Started::Done(ended) => ended.iter().for_each(|session| call.forget(Changed::Session(*session))),
+        // Changed between the proof and now: what was proven is no longer the password.
+        Started::PasswordChanged => return Err(failed(call, user, SignInFailure::WrongPassword)),
+    }
     call.gateway.limiter.clear(&[subject]).await;
     let (user, org) = (account.user.id, account.org.id);
     call.audit(Actor::User(user), Act::SignedIn { user, org, session: session.id });

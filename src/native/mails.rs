@@ -5,17 +5,21 @@ use std::time::Duration;
 use super::Call;
 use crate::contract::slot::Field;
 use crate::limit::{Charge, Subject, Verdict};
-use crate::mail::Content;
+use crate::mail::{Content, Message};
 use crate::model::account::Account;
-use crate::model::code::{CodeHash, CodeKind, NewCode};
+use crate::model::code::CodeKind;
+use crate::model::id::MailId;
+use crate::model::mail::SealedMail;
 use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
 use crate::model::window::Window;
 use crate::observe::audit::{Act, Actor};
 use crate::rules::identity;
+use crate::store::{NewCode, Requested};
 
 /// Mails an hour to one address, whatever asks for them.
-const MAILS: &[Window] = &[Window { limit: 5, length: Duration::from_hours(1) }];
+const MAILS_AN_HOUR: u32 = 5;
+const MAILS: &[Window] = &[Window { limit: MAILS_AN_HOUR, length: Duration::from_hours(1) }];
 
 /// Mails a token of `kind` to the address in the body, if it has an account that can use one.
 pub async fn send_code(call: &Call<'_>, kind: CodeKind) -> Result<(), Refusal> {
@@ -35,8 +39,12 @@ pub async fn send_code(call: &Call<'_>, kind: CodeKind) -> Result<(), Refusal> {
         return Ok(());
     }
     let Some(code) = compose(call, kind, &account.user.email)? else { return Ok(()) };
-    call.gateway.store.request_code(call.realm(), account.user.id, &code, call.now.wall).await?;
-    call.audit(Actor::Anonymous, Act::MailAsked { user: account.user.id, kind: kind.name() });
+    let user = account.user.id;
+    match call.gateway.store.request_code(call.realm(), user, &code, MAILS_AN_HOUR, call.now.wall).await? {
+        Requested::Done => call.audit(Actor::Anonymous, Act::MailAsked { user, kind: name(kind) }),
+        // The limit by name catches this first, except where several names lead to one account.
+        Requested::TooMany | Requested::Unknown => {}
+    }
     Ok(())
 }
 
@@ -44,14 +52,13 @@ pub async fn send_code(call: &Call<'_>, kind: CodeKind) -> Result<(), Refusal> {
 pub fn compose(call: &Call<'_>, kind: CodeKind, to: &str) -> Result<Option<NewCode>, Refusal> {
     let (Some(rules), Some(brand)) = (&call.live.site.contract.mail, &call.live.site.mail) else { return Ok(None) };
     let (gateway, entropy) = (call.gateway, &*call.gateway.entropy);
-    let (token, hash): (_, CodeHash) = call.live.credentials.codes.make(kind, entropy);
+    let (token, hash) = call.live.credentials.codes.make(kind, entropy);
     let (content, ttl) = match kind {
         CodeKind::Verify => (Content::Verify { token: &token, ttl: rules.verify_ttl }, rules.verify_ttl),
         CodeKind::Reset => (Content::Reset { token: &token, ttl: rules.reset_ttl }, rules.reset_ttl),
     };
     let message = gateway.mailer.compose(brand, to, content, call.now.wall, entropy).map_err(Refusal::internal)?;
-    let mail = call.live.seal.seal(&message, entropy);
-    Ok(Some(NewCode { kind, hash, ends_at: call.now.wall.plus(ttl), mail }))
+    Ok(Some(NewCode { kind, hash, ends_at: call.now.wall.plus(ttl), mail: sealed(call, &message) }))
 }
 
 /// Tells the account's owner that the password is another. The change is done; a mail that cannot be made is no
@@ -62,12 +69,24 @@ pub async fn password_changed(call: &Call<'_>, account: &Account) {
     let made = gateway.mailer.compose(brand, &account.user.email, Content::PasswordChanged, call.now.wall, entropy);
     let queued = match made {
         Ok(message) => {
-            let sealed = call.live.seal.seal(&message, entropy);
-            gateway.store.queue_mail(call.realm(), &sealed, call.now.wall).await.map_err(|error| error.to_string())
+            let (user, mail) = (account.user.id, sealed(call, &message));
+            gateway.store.queue_mail(call.realm(), user, &mail, call.now.wall).await.map_err(|error| error.to_string())
         }
         Err(error) => Err(error.to_string()),
     };
     if let Err(error) = queued {
         tracing::warn!(request_id = call.origin.request_id, error, "a notice could not be queued");
+    }
+}
+
+fn sealed(call: &Call<'_>, message: &Message) -> SealedMail {
+    let entropy = &*call.gateway.entropy;
+    SealedMail { id: MailId::new(call.now.wall, entropy), sealed: call.live.seal.seal(message, entropy) }
+}
+
+const fn name(kind: CodeKind) -> &'static str {
+    match kind {
+        CodeKind::Verify => "verify",
+        CodeKind::Reset => "reset",
     }
 }

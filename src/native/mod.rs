@@ -9,6 +9,7 @@ mod logout;
 mod mails;
 pub mod operator;
 mod password;
+pub mod postman;
 mod profile;
 mod refresh;
 mod register;

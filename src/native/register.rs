@@ -61,8 +61,8 @@ pub async fn register(call: &Call<'_>) -> Result<Values, Refusal> {
         username_norm: wanted.username.map(|name| name.norm),
         password_hash,
         session: session.clone(),
-        refresh: session.as_ref().and_then(|session| call.start_refresh(session, refresh.as_ref())),
-        code,
+        refresh: refresh.as_ref().and_then(|refresh| call.new_refresh(refresh)),
+        verification: code,
     };
     match call.gateway.store.register(call.realm(), &new).await? {
         Registered::Done => {}

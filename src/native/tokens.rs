@@ -9,7 +9,7 @@ use crate::model::account::Account;
 use crate::model::id::SessionId;
 use crate::model::refusal::Refusal;
 use crate::model::session::Session;
-use crate::store::StartRefresh;
+use crate::store::NewRefresh;
 
 impl Call<'_> {
     /// An access token of `session`.
@@ -26,22 +26,10 @@ impl Call<'_> {
         rules.map(|_| RefreshTokens::first(session, &*self.gateway.entropy))
     }
 
-    /// What the store keeps of a session's first refresh token.
-    pub(super) fn start_refresh(&self, session: &Session, refresh: Option<&RefreshToken>) -> Option<StartRefresh> {
+    /// What the store keeps of a refresh token that is handed out now.
+    pub(super) fn new_refresh(&self, refresh: &RefreshToken) -> Option<NewRefresh> {
         let rules = self.live.site.contract.tokens.refresh.as_ref()?;
-        let ends_at = self.now.wall.plus(rules.ttl).min(session.ends_at);
-        refresh.map(|refresh| StartRefresh { hash: refresh.hash(), ends_at })
-    }
-
-    /// Keeps a new session; what was ended to make room for it.
-    pub(super) async fn start_session(
-        &self,
-        session: &Session,
-        refresh: Option<&RefreshToken>,
-    ) -> Result<Vec<SessionId>, Refusal> {
-        let most = self.live.site.contract.sessions.max;
-        let refresh = self.start_refresh(session, refresh);
-        Ok(self.gateway.store.start_session(self.realm(), session, refresh.as_ref(), most).await?)
+        Some(NewRefresh { hash: refresh.hash(), ends_at: self.now.wall.plus(rules.ttl) })
     }
 
     /// The answer with its refresh token.
