@@ -14,7 +14,8 @@ use super::{Reading, echo, tour};
 use crate::app::{self, Parts, Running};
 use crate::config::env::Override;
 use crate::config::template::{self, Place};
-use crate::config::{self, Loaded};
+use crate::config::{self, Inputs, Loaded};
+use crate::contract::source::Located;
 use crate::tls::development::authority;
 
 /// `tollgate demo …`
@@ -46,18 +47,28 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let place = Place { https: *https, admin: *admin, data, certs };
     let text = template::demo(&format!("http://{backend}"), &place);
     let flags = vec![Override::from_flag("demo", "log.format", "text")];
-    let loaded = match config::load_text("(demo)", &text, &Reading::to_serve(flags).inputs()) {
+    let loaded = match config::load_text("(demo)", &text, &Reading::to_serve(flags.clone()).inputs()) {
         Ok(loaded) => loaded,
         Err(errors) => return Ok(super::check::complain("demo".as_ref(), &errors)),
     };
     // On the tour the steps are the output; a log would stand between them.
     let opened = if arguments.tour { Opened::silent() } else { Opened::new(&loaded)? };
-    let outcome = runtime.block_on(show(arguments, loaded, opened.parts.clone()));
+    let read = |generation| {
+        let reading = Reading::to_serve(flags.clone());
+        config::load_text("(demo)", &text, &Inputs { generation, ..reading.inputs() })
+    };
+    let outcome = runtime.block_on(show(arguments, loaded, opened.parts.clone(), read));
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     opened.finish();
     outcome
 }
 
-async fn show(arguments: &Arguments, loaded: Loaded, parts: Parts) -> anyhow::Result<ExitCode> {
+async fn show(
+    arguments: &Arguments,
+    loaded: Loaded,
+    parts: Parts,
+    read: impl Fn(u64) -> Result<Loaded, Vec<Located>>,
+) -> anyhow::Result<ExitCode> {
     let admin_token = loaded.boot.admin.as_ref().and_then(|admin| admin.token.clone());
     let authority = authority(&arguments.certs);
     let running = app::start(loaded, parts).await?;
@@ -67,7 +78,7 @@ async fn show(arguments: &Arguments, loaded: Loaded, parts: Parts) -> anyhow::Re
         return outcome.map(|()| ExitCode::SUCCESS);
     }
     invite(&running, &authority);
-    running.until_signal().await;
+    running.until_signal(read).await?;
     Ok(ExitCode::SUCCESS)
 }
 

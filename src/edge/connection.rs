@@ -7,10 +7,12 @@ use std::sync::Arc;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::exchange;
 use crate::gateway::Gateway;
+use crate::observe::metrics::Held;
 use crate::observe::metrics::labels::TlsVersion;
 
 /// What is known of a connection.
@@ -20,6 +22,17 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// What the handshake settled; `None` on the plain listener.
     pub tls: Option<Handshake>,
+    /// Its place among all connections, and the gauge that counts it; a tunnel keeps both until it ends.
+    pub held: Place,
+}
+
+/// A connection's place, given back when the last that depends on it is gone.
+#[derive(Debug)]
+pub struct Place {
+    /// One of the places that there are.
+    pub permit: OwnedSemaphorePermit,
+    /// Counts it as open.
+    pub gauge: Held,
 }
 
 /// What a TLS handshake settled.
