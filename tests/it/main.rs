@@ -3,11 +3,14 @@
 mod access;
 mod backend;
 mod client;
+mod durability;
 mod edge;
 mod harness;
 mod limits;
 mod operator;
+mod process;
 mod products;
 mod samples;
 mod tokens;
 mod transcript;
+mod wire;
