@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use tokio::task::JoinSet;
 
 use super::serve::Opened;
-use super::{Reading, echo, tour};
+use super::{Reading, echo, say, tour};
 use crate::app::{self, Parts, Running};
 use crate::config::env::Override;
 use crate::config::template::{self, Place};
@@ -66,16 +66,16 @@ async fn show(arguments: &Arguments, loaded: Loaded, parts: Parts) -> anyhow::Re
         running.drain().await;
         return outcome.map(|()| ExitCode::SUCCESS);
     }
-    invite(&running, &authority);
+    invite(&running, &authority)?;
     running.until_signal().await;
     Ok(ExitCode::SUCCESS)
 }
 
-fn invite(running: &Running, authority: &Path) {
+fn invite(running: &Running, authority: &Path) -> std::io::Result<()> {
     let authority = authority.display();
     let port = running.https.map_or(8443, |address| address.port());
     let admin = running.admin.map(|address| address.to_string()).unwrap_or_default();
-    println!(
+    say!(
         r#"
 Tollgate is up: https://localhost:{port}, before a backend that echoes what it receives.
 Paste these into another terminal, in this folder:
@@ -107,3 +107,4 @@ Paste these into another terminal, in this folder:
 Play the whole story with `tollgate demo --tour`. Ctrl-C ends it."#
     );
 }
+    Ok(())
