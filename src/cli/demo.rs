@@ -23,12 +23,12 @@ pub struct Arguments {
     /// Play the whole story instead of waiting for requests: each step is printed and checked.
     #[arg(long)]
     tour: bool,
-    /// Where to listen for https; port 0 takes a free one.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443")]
-    https: SocketAddr,
-    /// Where the operator's listener is.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
-    admin: SocketAddr,
+    /// Listen here for https instead of on 127.0.0.1:8443; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS")]
+    https: Option<SocketAddr>,
+    /// Listen here for the operator instead of on 127.0.0.1:9090.
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<SocketAddr>,
     /// Where the store and the secrets are kept.
     #[arg(long, value_name = "FOLDER", default_value = "data")]
     data: PathBuf,
@@ -43,9 +43,12 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut tasks = JoinSet::new();
     let backend = runtime.block_on(echo::start(&mut tasks))?;
     let Arguments { https, admin, data, certs, .. } = arguments;
-    let place = Place { https: *https, admin: *admin, data, certs };
+    let place = Place { data, certs, ..Place::default() };
     let text = template::demo(&format!("http://{backend}"), &place);
-    let flags = vec![Override::from_flag("demo", "log.format", "text")];
+    let mut flags = vec![Override::from_flag("demo", "log.format", "text")];
+    for (flag, key, address) in [("--https", "listen.https", https), ("--admin", "listen.admin", admin)] {
+        flags.extend(address.map(|address| Override::from_flag(flag, key, &address.to_string())));
+    }
     let loaded = match config::load_text("(demo)", &text, &Reading::to_serve(flags).inputs()) {
         Ok(loaded) => loaded,
         Err(errors) => return Ok(super::check::complain("demo".as_ref(), &errors)),
@@ -106,5 +109,5 @@ Paste these into another terminal, in this folder:
 
 Play the whole story with `tollgate demo --tour`. Ctrl-C ends it."#
     );
-}
     Ok(())
+}
