@@ -2,17 +2,20 @@
 
 mod access;
 mod backend;
+mod cli;
 mod client;
 mod durability;
 mod edge;
 mod harness;
 mod limits;
 mod loss;
+mod operate;
 mod operator;
 mod process;
 mod products;
 mod relay;
 mod samples;
+mod serve;
 mod tokens;
 mod transcript;
 mod wire;
