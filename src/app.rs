@@ -30,10 +30,10 @@ const FEED_BATCH: u32 = 1000;
 /// How often a part of the idle windows is forgotten: the whole table within half a minute.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
 /// How often uses of keys are written down.
-const TEND_EVERY: Duration = Duration::from_secs(60);
+const TEND_EVERY: Duration = Duration::from_mins(1);
 /// How often what is past is deleted, and what counts as past.
-const PURGE_EVERY: Duration = Duration::from_secs(600);
-const PURGE_AFTER: Duration = Duration::from_secs(7 * 86_400);
+const PURGE_EVERY: Duration = Duration::from_mins(10);
+const PURGE_AFTER: Duration = Duration::from_hours(7 * 24);
 /// Connections that may wait in the kernel's queue.
 const BACKLOG: u32 = 4096;
 
@@ -86,7 +86,10 @@ pub async fn start(loaded: Loaded, parts: Parts) -> anyhow::Result<Running> {
             Some(TlsAcceptor::from(Arc::new(config)))
         }
     };
-    let store = Store::open(&boot.store).await.context("the store could not be opened ([store] url)")?;
+    // Opening holds the migrations' state: large, and once.
+    let store = Box::pin(Store::open(&boot.store, Arc::clone(&metrics), Arc::clone(&parts.clock)))
+        .await
+        .context("the store could not be opened ([store] url)")?;
     let generation = snapshot.generation;
     let live = Live::new(snapshot, &metrics)?;
     let machines = Machines {
@@ -111,13 +114,13 @@ pub async fn start(loaded: Loaded, parts: Parts) -> anyhow::Result<Running> {
         connections: TaskTracker::new(),
         tenders: TaskTracker::new(),
     };
-    listen(running, &boot, acceptor, head)
+    listen(running, &boot, acceptor.as_ref(), head)
 }
 
 fn listen(
     mut running: Running,
     boot: &crate::config::boot::Boot,
-    acceptor: Option<TlsAcceptor>,
+    acceptor: Option<&TlsAcceptor>,
     head: i64,
 ) -> anyhow::Result<Running> {
     let gateway = Arc::clone(&running.gateway);
@@ -132,7 +135,7 @@ fn listen(
     for (listener, tls) in doors {
         let bound = listener.local_addr()?;
         let door = Door {
-            tls: if tls { acceptor.clone() } else { None },
+            tls: if tls { acceptor.cloned() } else { None },
             places: Arc::clone(&places),
             drain: running.drain.clone(),
             connections: running.connections.clone(),
@@ -271,9 +274,16 @@ impl Running {
         self.gateway.start_draining();
         self.drain.cancel();
         self.connections.close();
-        if tokio::time::timeout(self.drain_timeout, self.connections.wait()).await.is_err() {
-            tracing::warn!(connections = self.connections.len(), "connections were still open at the drain timeout");
+        self.gateway.tunnels.close();
+        let finished = async {
+            self.connections.wait().await;
+            self.gateway.tunnels.wait().await;
+        };
+        if tokio::time::timeout(self.drain_timeout, finished).await.is_err() {
+            let (connections, tunnels) = (self.connections.len(), self.gateway.tunnels.len());
+            tracing::warn!(connections, tunnels, "still open at the drain timeout");
         }
+        self.gateway.hang_up.cancel();
         self.stop.cancel();
         self.tenders.close();
         self.tenders.wait().await;

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::config::boot::{Boot, Connections};
 use crate::config::snapshot::{Site, Snapshot};
@@ -46,6 +48,10 @@ pub struct Gateway {
     pub passwords: PasswordPool,
     /// Connections to backends.
     pub pools: Pools,
+    /// Open tunnels, until they end.
+    pub tunnels: TaskTracker,
+    /// Cancelled when open tunnels must end.
+    pub hang_up: CancellationToken,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What is told of requests, sign-ins and operator acts.
@@ -196,6 +202,8 @@ impl Gateway {
             assertions: Assertions::new(boot.cache.tokens),
             bounds: boot.connections.clone(),
             no_site: SiteMetrics::new(&metrics, SiteMetrics::NO_SITE),
+            tunnels: TaskTracker::new(),
+            hang_up: CancellationToken::new(),
             draining: AtomicBool::new(false),
             run: u64::from_le_bytes(run),
             requests: AtomicU64::new(0),

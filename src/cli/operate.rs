@@ -350,10 +350,11 @@ async fn ask(socket: tokio::net::TcpStream, act: &Act, target: &str, token: Opti
 }
 
 async fn directly(act: &Act, loaded: &Loaded, target: &str) -> anyhow::Result<Reply> {
-    let store = Store::open(&loaded.boot.store).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let now = clock.now();
-    let (logs, writer) = log::init(&loaded.boot.log, &Output::Stderr, clock, &Metrics::new(now.wall))?;
+    let metrics = Arc::new(Metrics::new(now.wall));
+    let store = Store::open(&loaded.boot.store, Arc::clone(&metrics), Arc::clone(&clock)).await?;
+    let (logs, writer) = log::init(&loaded.boot.log, &Output::Stderr, clock, &metrics)?;
     let actor = Actor::Operator(Door::CommandLine);
     let desk = Desk {
         store: &store,

@@ -35,7 +35,7 @@ pub enum Kind {
     Rsa,
     /// A P-256 key for ES256 tokens.
     Es256,
-    /// An Ed25519 key for EdDSA tokens.
+    /// An Ed25519 key for `EdDSA` tokens.
     Ed25519,
 }
 

@@ -9,8 +9,8 @@ use super::router::{Router, is_under};
 use super::snapshot::Route;
 use super::values::{count, duration, limits, secs, size};
 use crate::contract::pattern::Pattern;
+use crate::contract::require::{Asked, requirement};
 use crate::contract::source::{Report, locate, suggest};
-use crate::contract::wire::{Asked, requirement};
 use crate::contract::{Contract, Requirement};
 use crate::upstream;
 
@@ -19,7 +19,7 @@ pub(super) struct Around<'s> {
     /// `None`: it could not be read, and names in it cannot be judged.
     pub contract: Option<&'s Contract>,
     pub upstreams: &'s BTreeMap<String, upstream::Settings>,
-    /// Tokens and assertions are signed with an asymmetric key.
+    /// Some key can sign assertions: it has a public half, and its private half is here.
     pub asymmetric: bool,
 }
 
@@ -108,11 +108,11 @@ fn route(raw: &Spanned<RawRoute>, around: &Around<'_>, report: &mut Report<'_>) 
     let assertion = it.assertion.as_ref().is_some_and(|assertion| *assertion.get_ref());
     if let Some(assertion) = it.assertion.as_ref().filter(|on| *on.get_ref() && !around.asymmetric) {
         let message =
-            "backends check assertions against the published keys, and the key that signs here is a shared secret";
+            "backends check assertions against the published keys, and every key that could sign here is a shared secret";
         report.tell(
             &assertion.span(),
             message,
-            "let a key sign that has a public half: algorithm = \"EdDSA\" or \"ES256\"",
+            "add a key that has a public half: { kid = \"proof\", algorithm = \"EdDSA\", secret_file = \"data/secrets/proof\", generate = true, signs = false }",
         );
     }
     let (pattern, requires) = asked(&it.on, raw, (&it.roles, &it.plans, &it.permissions), around, report)?;

@@ -120,7 +120,8 @@ pub(super) fn compile(
     let limits = site_limits(raw.limits.as_ref().map(Spanned::get_ref), report);
     let identity = identity::names(&raw.identity_headers, report);
     let max_body = size(&raw.max_body, 64 << 10, report);
-    let asymmetric = keys.iter().any(|key| key.signs && hmac_bytes(&key.algorithm).is_none());
+    let private = |key: &crate::credential::KeySettings| key.material.expose().contains("PRIVATE KEY");
+    let asymmetric = keys.iter().any(|key| hmac_bytes(&key.algorithm).is_none() && private(key));
     let surroundings = routes::Around { contract: contract.as_ref(), upstreams: &upstreams, asymmetric };
     let forwarded = routes::routes(&raw.route, &surroundings, report);
     let guarded = routes::guards(&raw.guard, &surroundings, report);

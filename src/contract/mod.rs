@@ -1,22 +1,26 @@
 //! A product's wire, as data.
 //!
 //! A contract file names the product's operations, paths, field names, statuses, error bodies, roles,
-//! plans, guards and limits. It is read by [`raw`], turned into a [`Contract`] by [`compile`](mod@compile), [`wire`] and
-//! `problems` (every error at once, each with its line and column), and from then on only typed values are used:
+//! plans, guards and limits. It is read by [`raw`], turned into a [`Contract`] by [`compile`](mod@compile), [`wire`],
+//! [`require`] and `problems` (every error at once, each with its line and column), and from then on only typed values are used:
 //! [`decode`] reads a body into [`slot::Field`]s, [`encode`] writes [`slot::Slot`]s into the answer's
 //! template. What products *do* differently is a named enum here, never an expression in a file.
 //!
 //! To add a product: a file in `config/contracts/` (or anywhere: a site names its path), no Rust.
 
+pub mod agents;
 pub mod compile;
 pub mod decode;
 pub mod encode;
+mod form;
 mod json;
+mod lifetimes;
 pub mod operation;
 pub mod pattern;
 mod problems;
 pub mod raw;
 mod repair;
+pub mod require;
 pub mod slot;
 pub mod source;
 pub mod template;
@@ -48,6 +52,12 @@ pub struct Contract {
     pub ids: IdStyles,
     /// How access tokens are made.
     pub tokens: TokenRules,
+    /// How long and how many sessions may be.
+    pub sessions: SessionRules,
+    /// Mails with tokens in them, where the product sends any.
+    pub mail: Option<MailRules>,
+    /// Agents that show their key in the first message of a WebSocket, where the product has any.
+    pub agents: Option<AgentRules>,
     /// API keys, where the product has them.
     pub keys: Option<KeyRules>,
     /// Which credentials an `Authorization` scheme may carry.
@@ -62,7 +72,8 @@ pub struct Contract {
     pub plans: Vec<Plan>,
     /// The operations served natively.
     pub operations: Vec<Served>,
-    /// Paths at and below which nothing is ever forwarded, whatever the case or the method.
+    /// Paths at and below which nothing is ever forwarded, whatever the case or the method. A `{name}` in one is
+    /// any one segment.
     pub native_prefixes: Vec<String>,
     /// What the product asks of requests that are forwarded.
     pub guards: Vec<Guard>,
@@ -90,6 +101,72 @@ pub struct TokenRules {
     pub access_ttl: Duration,
     /// How long a session lives, however often it is refreshed.
     pub session_lifetime: Duration,
+    /// Refresh tokens, where the product has them.
+    pub refresh: Option<RefreshRules>,
+}
+
+/// How refresh tokens are made and renewed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefreshRules {
+    /// How long a refresh token lives, from the moment it is made; never past its session's end.
+    pub ttl: Duration,
+    /// What using one does to it.
+    pub rotation: Rotation,
+    /// How long after a rotation the token that was replaced still gives the same successor; zero without rotation.
+    pub grace: Duration,
+}
+
+/// What using a refresh token does to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rotation {
+    /// Nothing: it is used again until it ends.
+    None,
+    /// A new one takes its place; using the old one after the grace ends the session.
+    Rotate,
+}
+
+/// How long and how many sessions may be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionRules {
+    /// How many of one user may live at once: the oldest goes; `None`: any number.
+    pub max: Option<u32>,
+    /// How long a session lives without being used; `None`: up to its absolute end.
+    pub idle: Option<Duration>,
+}
+
+/// Mails with tokens in them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MailRules {
+    /// How long a verification token can be used.
+    pub verify_ttl: Duration,
+    /// How long a reset token can be used.
+    pub reset_ttl: Duration,
+    /// Whoever registers is sent a verification token.
+    pub verify_on_register: bool,
+}
+
+/// Agents: a WebSocket that is opened without a credential, and whose first message holds an API key.
+#[derive(Debug)]
+pub struct AgentRules {
+    /// Where they connect: GET on one path.
+    pub on: Pattern,
+    /// The field that says what a message is: `type`.
+    pub type_field: String,
+    /// What it says of the first message: `auth`.
+    pub type_value: String,
+    /// The field of the first message that holds the key.
+    pub key_field: String,
+    /// How long an agent may take for its first message.
+    pub patience: Duration,
+    /// The longest first message, in bytes.
+    pub max_message: usize,
+    /// The answer to a key that passes; given the slots of the key, its maker and their organization.
+    pub accepted: Template,
+    /// The answer to anything else; given `$code` and `$message` of the problem.
+    pub refused: Template,
+    /// The status that closes the connection after it (RFC 6455 section 7.4).
+    pub close_code: u16,
 }
 
 /// How API keys are made.
@@ -101,6 +178,8 @@ pub struct KeyRules {
     pub expires_after: Option<Duration>,
     /// The permissions a key may be given, as families; empty: the product's keys have none.
     pub permissions: Vec<Permission>,
+    /// What is asked wherever a key is shown, beside what its request asks: the plans on which keys count.
+    pub requires: Requirement,
     /// How long a rotated key keeps working beside its successor unless the client asks otherwise.
     pub rotation_overlap: Duration,
 }
@@ -173,6 +252,8 @@ pub struct Served {
     pub operation: Operation,
     /// Where: one method (never `*`) and a path; its parameters are fields.
     pub on: Pattern,
+    /// What it can be sent.
+    pub bodies: Bodies,
     /// Where each field of the input stands in the body.
     pub reads: Vec<Read>,
     /// Who may: beyond what the operation itself demands.
@@ -185,6 +266,16 @@ pub struct Served {
     pub item: Option<Template>,
 }
 
+/// The content types that an operation reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bodies {
+    /// JSON.
+    #[default]
+    Json,
+    /// JSON, or a form as browsers send it: `application/x-www-form-urlencoded`.
+    JsonOrForm,
+}
+
 /// One field of an operation's input.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Read {
@@ -192,6 +283,10 @@ pub struct Read {
     pub field: Field,
     /// Its name in the body.
     pub key: String,
+    /// Names that it may have instead; the first that is sent counts.
+    pub or: Vec<String>,
+    /// It must be sent: the operation needs it, or the product does.
+    pub required: bool,
 }
 
 /// What is asked of a caller. All that is stated must hold.

@@ -37,10 +37,26 @@ names! {
         Identifier = "identifier",
         /// The password.
         Password = "password",
+        /// The password once more, against a slip of the hand.
+        PasswordConfirm = "password_confirm",
+        /// The password that the caller has now.
+        CurrentPassword = "current_password",
+        /// The password that takes its place.
+        NewPassword = "new_password",
         /// The display name.
         Name = "name",
         /// The new organization's display name.
         OrgName = "org_name",
+        /// The plan that the new organization asks for.
+        Plan = "plan",
+        /// A refresh token.
+        RefreshToken = "refresh_token",
+        /// The token out of a mail.
+        Token = "token",
+        /// What the client says of its device: any object.
+        Device = "device",
+        /// Which session.
+        SessionId = "session_id",
         /// What a key is called.
         KeyName = "key_name",
         /// What a key is for.
@@ -53,6 +69,8 @@ names! {
         KeyAttributes = "key_attributes",
         /// Which key.
         KeyId = "key_id",
+        /// Which of the backend's servers a key is bound to.
+        ServerId = "server_id",
         /// How long the rotated key goes on working, in whole seconds; 0 ends it at once.
         OverlapSeconds = "overlap_seconds",
     }
@@ -87,8 +105,18 @@ names! {
         AccessToken = "access_token",
         /// Seconds until the access token expires: a number.
         ExpiresIn = "expires_in",
-        /// The session's id.
+        /// The refresh token; given when it is made.
+        RefreshToken = "refresh_token",
+        /// A session's id.
         SessionId = "session.id",
+        /// What the client said of its device: an object.
+        SessionDevice = "session.device",
+        /// Where the session was started from.
+        SessionAddress = "session.address",
+        /// When the session was last used.
+        SessionLastActiveAt = "session.last_active_at",
+        /// When the session was started.
+        SessionCreatedAt = "session.created_at",
         /// A key's id.
         KeyId = "key.id",
         /// A key's name.
@@ -109,6 +137,8 @@ names! {
         KeyRevokedAt = "key.revoked_at",
         /// A key's attributes: an object of strings.
         KeyAttributes = "key.attributes",
+        /// The server that a key is bound to, or null.
+        KeyServerId = "key.server_id",
         /// The list an operation gives: each element rendered by `answer.item`.
         Items = "items",
         /// A problem's code.
@@ -133,6 +163,8 @@ pub enum Kind {
     Texts,
     /// An object whose values are strings.
     Strings,
+    /// An object of anything.
+    Object,
     /// A number of whole seconds.
     Seconds,
     /// A string that holds an RFC 3339 time.
@@ -147,22 +179,44 @@ impl Field {
             | Self::Username
             | Self::Identifier
             | Self::Password
+            | Self::PasswordConfirm
+            | Self::CurrentPassword
+            | Self::NewPassword
             | Self::Name
             | Self::OrgName
+            | Self::Plan
+            | Self::RefreshToken
+            | Self::Token
+            | Self::SessionId
             | Self::KeyName
             | Self::KeyDescription
-            | Self::KeyId => Kind::Text,
+            | Self::KeyId
+            | Self::ServerId => Kind::Text,
+            Self::Device => Kind::Object,
             Self::KeyPermissions => Kind::Texts,
             Self::KeyAttributes => Kind::Strings,
             Self::KeyExpiresAt => Kind::Time,
             Self::OverlapSeconds => Kind::Seconds,
         }
     }
+
+    /// Whether it opens something: what does is never read from a path, which is logged.
+    pub const fn is_secret(self) -> bool {
+        matches!(
+            self,
+            Self::Password
+                | Self::PasswordConfirm
+                | Self::CurrentPassword
+                | Self::NewPassword
+                | Self::RefreshToken
+                | Self::Token
+        )
+    }
 }
 
 impl Slot {
     /// Whether it can stand inside a text: lists and objects cannot.
     pub const fn is_text(self) -> bool {
-        !matches!(self, Self::KeyPermissions | Self::KeyAttributes | Self::Items | Self::Details)
+        !matches!(self, Self::KeyPermissions | Self::KeyAttributes | Self::SessionDevice | Self::Items | Self::Details)
     }
 }

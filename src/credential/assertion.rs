@@ -90,7 +90,7 @@ impl Assertions {
             Method::Key(key) => key.id.uuid(),
         };
         let key = (*site.trust(), Arc::clone(audience), credential);
-        let signer = site.keys.signer();
+        let signer = site.keys.asserter().ok_or_else(SignError::no_asserter)?;
         if let Some(entry) = self.entries.get(&key)
             && entry.signer == signer.stamp()
             && Arc::ptr_eq(&entry.account, &principal.account)

@@ -9,7 +9,9 @@ use tempfile::TempDir;
 
 use super::presented::Presented;
 use super::{Authenticator, CacheSettings, KeySettings, Settings, SiteCredentials, api_key};
-use crate::contract::{Carried, Contract, IdStyles, KeyRules, PasswordRules, Plan, Role, Scheme, TokenRules};
+use crate::contract::{
+    Carried, Contract, IdStyles, KeyRules, PasswordRules, Plan, Requirement, Role, Scheme, SessionRules, TokenRules,
+};
 use crate::model::access::{Permission, Permissions, RoleId};
 use crate::model::account::{Account, Organization, User};
 use crate::model::api_key::ApiKey;
@@ -19,7 +21,8 @@ use crate::model::principal::Principal;
 use crate::model::problem::Problem;
 use crate::model::secret::Secret;
 use crate::model::session::Session;
-use crate::model::time::{Clock, Now, TestClock, Timestamp};
+use crate::model::time::{Clock, Now, SystemClock, TestClock, Timestamp};
+use crate::observe::metrics::Metrics;
 use crate::revocation::Epochs;
 use crate::store::{self, Created, NewAccount, Registered, Store};
 
@@ -76,11 +79,19 @@ pub fn contract() -> Contract {
     Contract {
         name: "acme".into(),
         ids: IdStyles { user: prefixed("user_"), org: prefixed("org_"), key: prefixed("key_"), session: IdStyle::Uuid },
-        tokens: TokenRules { access_ttl: Duration::from_hours(1), session_lifetime: Duration::from_hours(720) },
+        tokens: TokenRules {
+            access_ttl: Duration::from_hours(1),
+            session_lifetime: Duration::from_hours(720),
+            refresh: None,
+        },
+        sessions: SessionRules::default(),
+        mail: None,
+        agents: None,
         keys: Some(KeyRules {
             prefix: "acme_".into(),
             expires_after: None,
             permissions: vec![],
+            requires: Requirement::default(),
             rotation_overlap: Duration::ZERO,
         }),
         schemes: vec![
@@ -159,8 +170,9 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", folder.path().join("t.db").display());
         let settings = store::Settings { url: url.into(), max_connections: 4, acquire_timeout: Duration::from_secs(5) };
-        let store = Store::open(&settings).await.unwrap();
         let clock = TestClock::at(Timestamp::from_secs(START));
+        let metrics = Arc::new(Metrics::new(clock.now().wall));
+        let store = Store::open(&settings, Arc::clone(&metrics), Arc::new(SystemClock::new())).await.unwrap();
         let entropy = Arc::new(TestEntropy::new(42));
         let account = account(&entropy, clock.now().wall);
         let session = session(&entropy, &account, clock.now().wall);
@@ -175,13 +187,7 @@ impl World {
         assert_eq!(store.register("acme", &new).await.unwrap(), Registered::Done);
         let epochs = Arc::new(Epochs::new());
         let (shared, random) = (Arc::clone(&epochs), Arc::clone(&entropy));
-        let auth = Arc::new(Authenticator::new(
-            &cache_settings(),
-            store.clone(),
-            shared,
-            random,
-            Arc::new(crate::observe::metrics::Metrics::new(clock.now().wall)),
-        ));
+        let auth = Arc::new(Authenticator::new(&cache_settings(), store.clone(), shared, random, metrics));
         let (contract, site) = (contract(), hmac_site());
         Self { clock, entropy, store, epochs, auth, contract, site, account, session, seen: 0, _folder: folder }
     }

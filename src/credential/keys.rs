@@ -26,6 +26,7 @@ use super::material::{self, Halves};
 pub struct KeySet {
     keys: Box<[Arc<Key>]>,
     signer: Arc<Key>,
+    asserter: Option<Arc<Key>>,
     generation: u64,
 }
 
@@ -117,7 +118,9 @@ impl KeySet {
             keys.push(key);
         }
         let generation = generation(&keys);
-        Ok(Self { keys: keys.into(), signer: signer.ok_or(KeyError::NoSigner)?, generation })
+        let signer = signer.ok_or(KeyError::NoSigner)?;
+        let asserter = [&signer].into_iter().chain(&keys).find(|key| key.can_assert()).cloned();
+        Ok(Self { keys: keys.into(), signer, asserter, generation })
     }
 
     /// Changes whenever a key comes, goes or changes.
@@ -128,6 +131,12 @@ impl KeySet {
     /// The key that signs new tokens.
     pub fn signer(&self) -> &Arc<Key> {
         &self.signer
+    }
+
+    /// The key that signs assertions for backends, who know the public keys only: the signer where it has a public
+    /// half, else the first other key that has one and whose private half is here.
+    pub fn asserter(&self) -> Option<&Arc<Key>> {
+        self.asserter.as_ref()
     }
 
     /// Whether the stamped key is still in the set.
@@ -168,6 +177,10 @@ impl Key {
         let key = Self { kid, algorithm, algorithm_name: settings.algorithm.clone(), header, signs, verifies, stamp };
         key.try_out()?;
         Ok(key)
+    }
+
+    fn can_assert(&self) -> bool {
+        self.signs.is_some() && !matches!(self.algorithm, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512)
     }
 
     /// Its name.
@@ -264,6 +277,13 @@ pub(super) async fn sign(key: &Arc<Key>, claims: &impl Serialize) -> Result<Stri
 #[derive(Debug, thiserror::Error)]
 #[error("a token could not be signed: {0}")]
 pub struct SignError(String);
+
+impl SignError {
+    /// No key of the site can sign an assertion; loading a configuration that asks for one refuses that.
+    pub(super) fn no_asserter() -> Self {
+        Self("no key of the site has a public half and its private half".to_owned())
+    }
+}
 
 impl From<SignError> for Refusal {
     fn from(error: SignError) -> Self {

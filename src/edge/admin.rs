@@ -75,12 +75,10 @@ async fn answer(
 ) -> Answer {
     let (head, body) = request.into_parts();
     match head.uri.path() {
-        path if path.starts_with("/v1/") || path == "/v1" => {
-            if let Err(refused) = admit(token, &head) {
-                return refused;
-            }
-            act(gateway, peer, &head, body).await
-        }
+        path if path.starts_with("/v1/") || path == "/v1" => match refuse(token, &head) {
+            Some(refused) => refused,
+            None => act(gateway, peer, &head, body).await,
+        },
         _ if head.method != Method::GET && head.method != Method::HEAD => {
             let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -102,20 +100,21 @@ async fn answer(
     }
 }
 
-fn admit(token: Option<&Secret>, head: &http::request::Parts) -> Result<(), Answer> {
+/// What whoever may not act is told; `None`: they may.
+fn refuse(token: Option<&Secret>, head: &http::request::Parts) -> Option<Answer> {
     let Some(token) = token else {
         let why = "no token is configured for the operator's API: set token or token_file under [admin]";
-        return Err(json_answer(403, &json!({ "error": why })));
+        return Some(json_answer(403, &json!({ "error": why })));
     };
     let presented = head.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let presented = presented.and_then(|value| value.strip_prefix("Bearer ")).map(|text| Secret::new(text.to_owned()));
     if presented.is_some_and(|presented| presented == *token) {
-        return Ok(());
+        return None;
     }
     let mut refused =
         json_answer(401, &json!({ "error": "the operator's API needs `Authorization: Bearer <admin token>`" }));
     refused.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tollgate admin\""));
-    Err(refused)
+    Some(refused)
 }
 
 async fn act(gateway: &Gateway, peer: std::net::IpAddr, head: &http::request::Parts, body: Incoming) -> Answer {

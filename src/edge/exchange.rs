@@ -61,7 +61,7 @@ pub async fn handle(
     connection: &Arc<Connection>,
     request: Request<Incoming>,
 ) -> Response<Observed> {
-    let mut exchange = Exchange::begin(gateway, connection, &request);
+    let mut exchange = Exchange::begin(gateway, connection, request.method().clone());
     let outcome = run(&mut exchange, request).await;
     let (answer, told) = match outcome {
         Ok(answer) => (answer, None),
@@ -86,7 +86,8 @@ async fn run(exchange: &mut Exchange, request: Request<Incoming>) -> Result<Resp
 }
 
 impl Exchange {
-    fn begin(gateway: &Arc<Gateway>, connection: &Arc<Connection>, request: &Request<Incoming>) -> Self {
+    /// Nothing known yet but when, where and how it came.
+    pub fn begin(gateway: &Arc<Gateway>, connection: &Arc<Connection>, method: Method) -> Self {
         let now = gateway.clock.now();
         Self {
             gateway: Arc::clone(gateway),
@@ -95,7 +96,7 @@ impl Exchange {
             now,
             request_id: gateway.request_id(),
             client: connection.peer.ip().to_canonical(),
-            method: request.method().clone(),
+            method,
             path: String::new(),
             site: None,
             route: None,

@@ -10,9 +10,11 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 
 use super::authorize::ForwardPermit;
 use super::exchange::Exchange;
+use super::tunnel::{self, Standing};
 use crate::config::snapshot::Route;
 use crate::gateway::LiveSite;
 use crate::model::principal::{Method, Principal};
@@ -22,6 +24,7 @@ use crate::observe::metrics::labels::UpstreamOutcome;
 use crate::upstream::SendError;
 use crate::upstream::body::Body;
 use crate::upstream::hygiene::{self, Came};
+use crate::upstream::tunnel::{Opened, wanted};
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -29,10 +32,15 @@ static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub async fn forward(
     exchange: &mut Exchange,
     permit: ForwardPermit,
-    head: Parts,
+    mut head: Parts,
     body: Incoming,
 ) -> Result<Response<Body>, Refusal> {
     let live = Arc::clone(exchange.site());
+    // `Upgrade` to anything but a WebSocket is a header that is dropped.
+    let websocket = match head.extensions.remove::<OnUpgrade>() {
+        Some(client) if wanted(&head)? => Some((client, Standing::of(exchange, &head.headers))),
+        _ => None,
+    };
     let route = &live.site.routes[permit.route()];
     let upstream = &live.upstreams[route.upstream];
     exchange.upstream = Some(Arc::clone(&upstream.name));
@@ -43,7 +51,19 @@ pub async fn forward(
     *request.uri_mut() = target;
     *request.headers_mut() = headers;
     let in_flight = upstream.metrics.started();
-    let answered = exchange.gateway.pools.send(&upstream.settings, request, route.response_timeout).await;
+    let answered = match websocket {
+        None => exchange.gateway.pools.send(&upstream.settings, request, route.response_timeout).await,
+        Some((client, standing)) => {
+            let opened = exchange.gateway.pools.open_tunnel(&upstream.settings, request, route.response_timeout).await;
+            opened.map(|opened| match opened {
+                Opened::Answer(answer) => answer,
+                Opened::Tunnel(answer, backend) => {
+                    tunnel::spawn(standing, client, backend, upstream.settings.idle_timeout);
+                    answer
+                }
+            })
+        }
+    };
     drop(in_flight);
     let outcome = match &answered {
         Ok(answer) => UpstreamOutcome::answered(answer.status().as_u16()),

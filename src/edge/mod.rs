@@ -21,3 +21,4 @@ pub mod observe;
 pub mod respond;
 pub mod route;
 pub mod throttle;
+pub mod tunnel;

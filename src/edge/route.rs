@@ -108,16 +108,14 @@ fn forward(exchange: &Exchange, live: &LiveSite) -> Result<ForwardTarget, Refusa
         Find::WrongMethod(allowed) => return Err(Problem::MethodNotAllowed(allowed.to_string()).into()),
         Find::Miss => return Err(Problem::NotFound.into()),
     };
-    let twin = match site.route_paths.has_spellings(&exchange.path) {
-        true => match site.route_paths.find_any_spelling(&exchange.method, &exchange.path) {
-            Find::Hit { index, params } if index != route => {
-                fill(&mut permissions, &site.routes[index].requires.permissions, |name| params.find(name));
-                Some(index)
-            }
-            _ => None,
-        },
-        false => None,
-    };
+    let mut twin = None;
+    if site.route_paths.has_spellings(&exchange.path)
+        && let Find::Hit { index, params } = site.route_paths.find_any_spelling(&exchange.method, &exchange.path)
+        && index != route
+    {
+        fill(&mut permissions, &site.routes[index].requires.permissions, |name| params.find(name));
+        twin = Some(index);
+    }
     let guard = match site.guard_paths.find_any_spelling(&exchange.method, &exchange.path) {
         Find::Hit { index, params } => {
             fill(&mut permissions, &site.guards[index].permissions, |name| params.find(name));

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::{Charge, States, Verdict, WindowState};
 use crate::model::window::Window;
-use crate::rules::sliding_window::{self, Reading};
+use crate::rules::sliding_window::{self, Reading, Tick};
 
 /// One window of one charge.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +24,8 @@ pub(super) struct Ask {
     pub demand: u64,
     /// Whether this is the first ask of its subject and length: the one through which `demand` is spent.
     pub first: bool,
+    /// The moment it is decided at, where the backend is memory.
+    pub tick: Tick,
     /// What the backend found.
     pub reading: Reading,
 }
@@ -48,14 +50,8 @@ pub(super) fn flatten(charges: &[Charge<'_>]) -> Asks {
             let first = !asks
                 .iter()
                 .any(|ask| ask.length == length && (ask.charge == at || charges[ask.charge].subject == charge.subject));
-            asks.push(Ask {
-                charge: at,
-                window: *window,
-                length,
-                demand,
-                first,
-                reading: Reading { used: 0, returns_in: length },
-            });
+            let tick = Tick::at(length, 0);
+            asks.push(Ask { charge: at, window: *window, length, demand, first, tick, reading: Reading::empty(tick) });
         }
     }
     asks
@@ -67,8 +63,8 @@ impl Ask {
         sliding_window::fits(self.reading.used, self.demand, self.window.limit)
     }
 
-    /// The units that must come back before the window has room; `None` when it never will: what is asked is more than it
-    /// ever holds.
+    /// The units that must come back before the window has room; `None` when it never will: what is asked is more than
+    /// it ever holds.
     pub fn lacks(&self) -> Option<u64> {
         let limit = u64::from(self.window.limit);
         (self.demand <= limit).then(|| (self.reading.used + self.demand).saturating_sub(limit))
@@ -104,6 +100,7 @@ fn states(asks: &Asks, admitted: bool) -> States {
     States(asks.iter().map(|ask| ask.state(admitted)).collect())
 }
 
+/// As `Duration::as_millis`, which computes in 128 bits.
 fn millis(length: Duration) -> u64 {
-    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+    length.as_secs().saturating_mul(1000).saturating_add(u64::from(length.subsec_millis()))
 }

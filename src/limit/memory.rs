@@ -1,8 +1,9 @@
 //! Windows in this process.
 //!
 //! Subjects are spread over shards, each under its own lock. One admission locks all shards that it touches in
-//! ascending order (so that two admissions never wait for each other), asks every window, and only when all have room spends from all:
-//! several charges are admitted together or not at all, and nobody sees half of one. Nothing awaits, and a warm subject allocates nothing.
+//! ascending order (so that two admissions never wait for each other), asks every window, and only when all have room
+//! spends from all: several charges are admitted together or not at all, and nobody sees half of one. Nothing awaits,
+//! and a warm subject allocates nothing.
 //!
 //! **Time.** `sliding_window` is strict when the times that a tally sees never decrease. Callers read their clock once
 //! a request and then do other things, so that their readings arrive out of order. Each shard therefore keeps the
@@ -22,6 +23,7 @@ use super::subject::Subject;
 use super::table::{Room, Shard};
 use super::{Charge, Verdict};
 use crate::model::time::Steady;
+use crate::rules::sliding_window::Tick;
 
 /// The windows of one process.
 #[derive(Debug)]
@@ -63,9 +65,9 @@ type Held<'a> = SmallVec<[MutexGuard<'a, Shard>; 4]>;
 impl Memory {
     /// Room for `max_subjects`.
     pub fn new(max_subjects: usize) -> Self {
-        // About 4,000 subjects a shard at a million (growing one takes some 100 µs), never fewer than 256, so that
-        // shards fill evenly.
-        let shards = (max_subjects / 256).clamp(1, 256).next_power_of_two();
+        // At least 256 subjects a shard, so that shards fill evenly, and at most 4,096 or so: growing or sweeping one,
+        // under its lock, then takes a few hundred microseconds.
+        let shards = (max_subjects / 256).clamp(1, 256).max(max_subjects / 4096).next_power_of_two().min(1 << 16);
         Self {
             shards: (0..shards).map(|_| Padded::default()).collect(),
             hasher: RandomState::new(),
@@ -75,33 +77,56 @@ impl Memory {
     }
 
     /// Admits all of `charges` or none.
-    pub fn admit(&self, charges: &[Charge<'_>], mut asks: Asks, now: Steady) -> Verdict {
-        let mut seats: SmallVec<[Seat; 4]> = charges.iter().map(|charge| self.seat(&charge.subject)).collect();
-        let mut held = self.lock(&mut seats);
+    pub fn admit(&self, charges: &[Charge<'_>], asks: &mut Asks, now: Steady) -> Verdict {
+        let wait = if let [charge] = charges {
+            let mut seat = [self.seat(&charge.subject)];
+            let mut held = [self.shards[seat[0].shard].lock()];
+            self.decide(charges, asks, &mut seat, &mut held, now)
+        } else {
+            let mut seats: SmallVec<[Seat; 4]> = charges.iter().map(|charge| self.seat(&charge.subject)).collect();
+            let mut held = self.lock(&mut seats);
+            self.decide(charges, asks, &mut seats, &mut held, now)
+        };
+        // The answer is written after the locks are gone.
+        match wait {
+            None => ask::admitted(asks),
+            Some(wait) => ask::refused(asks, wait),
+        }
+    }
+
+    /// Asks, and spends if everything fits; else how many milliseconds until it does.
+    fn decide(
+        &self,
+        charges: &[Charge<'_>],
+        asks: &mut Asks,
+        seats: &mut [Seat],
+        held: &mut [MutexGuard<'_, Shard>],
+        now: Steady,
+    ) -> Option<u64> {
         let now = held.iter().fold(now.millis(), |latest, shard| latest.max(shard.latest));
-        for shard in &mut held {
+        for shard in &mut *held {
             shard.latest = now;
         }
-
-        let mut fits = true;
         for (seat, charge) in seats.iter_mut().zip(charges) {
             seat.slot = held[seat.held].find(&charge.subject, seat.hash, now, &self.hasher);
             seat.known = seat.slot.is_some();
         }
-        for ask in &mut asks {
+        let mut fits = true;
+        for ask in &mut *asks {
             let seat = &seats[ask.charge];
-            ask.reading = held[seat.held].read(seat.slot, ask.length, now);
+            ask.tick = Tick::at(ask.length, now);
+            ask.reading = held[seat.held].read(seat.slot, ask.length, ask.tick);
             fits &= ask.fits();
         }
         if !fits {
             let waits = asks.iter().filter(|ask| !ask.fits()).map(|ask| {
                 let seat = &seats[ask.charge];
-                ask.lacks().map_or(ask.length, |units| held[seat.held].wait(seat.slot, ask.length, now, units))
+                ask.lacks().map_or(ask.length, |units| held[seat.held].wait(seat.slot, ask.length, ask.tick, units))
             });
-            return ask::refused(&asks, waits.max().unwrap_or(0));
+            return waits.max();
         }
-
-        // Subjects that were known are charged first: they then count, so that making room for the others cannot drop them.
+        // Subjects that were known are charged first: they then count, so that making room for the others cannot drop
+        // them.
         for known in [true, false] {
             for ask in asks.iter().filter(|ask| ask.first && ask.demand > 0) {
                 let seat = &mut seats[ask.charge];
@@ -115,10 +140,10 @@ impl Memory {
                     None => shard.place(subject, seat.hash, now, &self.room, &self.hasher),
                 };
                 seat.slot = Some(slot);
-                shard.spend(slot, ask.length, now, ask.units());
+                shard.spend(slot, ask.length, now, ask.tick, ask.units());
             }
         }
-        ask::admitted(&asks)
+        None
     }
 
     /// Forgets the subjects with everything that counts of them.

@@ -77,8 +77,8 @@ pub enum OnFailure {
 pub struct Charge<'a> {
     /// Who pays.
     pub subject: Subject,
-    /// From which windows; none: nothing is asked. Windows are told apart by their length alone, so that a subject whose limit
-    /// changes keeps what it has spent.
+    /// From which windows; none: nothing is asked. Windows are told apart by their length alone, so that a subject
+    /// whose limit changes keeps what it has spent; a length that is new to it starts at nothing.
     pub windows: &'a [Window],
     /// How many units; 0 only looks.
     pub cost: u32,
@@ -90,8 +90,8 @@ pub struct Charge<'a> {
 pub enum Verdict {
     /// Every window had room and was spent from.
     Admitted(States),
-    /// Some window had no room, nothing was spent; how long until the same admission fits (more than zero). Where it never
-    /// will, since a cost is above a limit, the window's length.
+    /// Some window had no room, nothing was spent; how long until the same admission fits (more than zero). Where it
+    /// never will, since a cost is above a limit, the window's length.
     Refused(States, Duration),
 }
 
@@ -174,18 +174,18 @@ impl Limiter {
 
     /// Admits all of `charges` or none. In memory this never waits.
     pub async fn admit(&self, charges: &[Charge<'_>], now: Now) -> Result<Verdict, LimitError> {
-        let asks = ask::flatten(charges);
+        let mut asks = ask::flatten(charges);
         if asks.is_empty() {
             return Ok(Verdict::Admitted(States::default()));
         }
         let Some((redis, on_failure)) = &self.redis else {
-            return Ok(self.memory.admit(charges, asks, now.steady));
+            return Ok(self.memory.admit(charges, &mut asks, now.steady));
         };
         // The local counts begin empty when Redis is lost, and Redis does not learn of them: around the moment of its
         // loss and of its return, each node may admit up to one limit more.
-        match (redis.admit(charges, asks.clone(), now.steady, None).await, on_failure) {
+        match (redis.admit(charges, &mut asks, now.steady, None).await, on_failure) {
             (Ok(verdict), _) => Ok(verdict),
-            (Err(_), OnFailure::Local) => Ok(self.memory.admit(charges, asks, now.steady)),
+            (Err(_), OnFailure::Local) => Ok(self.memory.admit(charges, &mut asks, now.steady)),
             (Err(_), OnFailure::Allow) => Ok(Verdict::Admitted(States::default())),
             (Err(failure), OnFailure::Deny) => Err(LimitError::Unavailable(failure)),
         }
@@ -199,8 +199,9 @@ impl Limiter {
         }
     }
 
-    /// Forgets the idle subjects of one shard in memory (about 4,000 at most with a million subjects), the next one at each call; how many
-    /// there were. Call it some ten times a second: it holds its thread for less than a millisecond. Redis forgets by itself.
+    /// Forgets the idle subjects of one shard in memory, the next one at each call; how many there were. A shard is a
+    /// few thousand subjects at most: a call holds its thread for some hundred microseconds, and ten a second go round
+    /// a million subjects in half a minute. Redis forgets by itself.
     pub fn sweep(&self, now: Now) -> usize {
         self.memory.sweep(now.steady)
     }

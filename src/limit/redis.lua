@@ -1,8 +1,8 @@
 -- One admission: every window of every charge is asked, and all are spent from or none is.
--- The arithmetic is that of src/rules/sliding_window.rs (see there for the proof), on numbers that a double holds exactly.
+-- The arithmetic is that of src/rules/sliding_window.rs (the proof stands there), on numbers that a double holds.
 --
 -- KEYS      one hash per charge's subject: field t = the latest time decided at, s = the clock's shift,
---           and for each window length a field of that name: a packed list {bucket, units, bucket, units, ...}, oldest first.
+--           and for each window length a field of that name: {bucket, units, bucket, units, ...}, packed, oldest first.
 -- ARGV[1]   the time in milliseconds; '' for this server's clock (anything else is for tests).
 -- ARGV[2..] five numbers for each window: key (from 1), length in ms, limit, demand, 1 if it is to be spent through.
 -- Answers   {1 or 0, wait in ms, used, returns_in, used, returns_in, ...}

@@ -5,8 +5,9 @@
 //! Redis does not answer is decided by `limit`; that no request waits for a Redis known to be dead is decided here,
 //! by a [`Circuit`].
 //!
-//! Redis has only a calendar clock. Set back, it does no harm (the script shifts it); set forward by more than a window, it forgets
-//! that window. A call whose answer is lost may have been counted: a retry then counts twice, which errs towards refusal.
+//! Redis has only a calendar clock. Set back, it does no harm (the script shifts it); set forward, it brings capacity
+//! back early by the step, and nothing in a Redis could tell. A call whose answer is lost may have been counted: a
+//! retry then counts twice, which errs towards refusal.
 
 use std::fmt;
 use std::sync::Arc;
@@ -56,7 +57,7 @@ pub enum RedisFailure {
     #[error("the limiter's Redis did not answer within {0:?}")]
     Timeout(Duration),
     /// It could not be reached or answered with an error.
-    #[error("the limiter's Redis failed")]
+    #[error("the limiter's Redis failed: {0}")]
     Failed(#[from] RedisError),
     /// It answered something that the script never does.
     #[error("the limiter's Redis answered nonsense")]
@@ -88,14 +89,14 @@ impl Redis {
     pub async fn admit(
         &self,
         charges: &[Charge<'_>],
-        mut asks: Asks,
+        asks: &mut Asks,
         now: Steady,
         clock: Option<u64>,
     ) -> Result<Verdict, RedisFailure> {
         if self.circuit.enter(now) == Pass::Open {
             return Err(RedisFailure::Open);
         }
-        match self.ask(&self.invocation(charges, &asks, clock)).await.and_then(|answer| verdict(&mut asks, &answer)) {
+        match self.ask(&self.invocation(charges, asks, clock)).await.and_then(|answer| verdict(asks, &answer)) {
             Ok(verdict) => {
                 if self.circuit.close() {
                     tracing::info!("the limiter's Redis is back");
@@ -105,7 +106,7 @@ impl Redis {
             Err(failure) => {
                 self.failures.fetch_add(1, Ordering::Relaxed);
                 if self.circuit.trip(now) {
-                    tracing::warn!(error = %Causes(&failure), "the limiter's Redis failed; the fallback decides");
+                    tracing::warn!(error = %failure, "the limiter's Redis failed; the fallback decides");
                 }
                 Err(failure)
             }
@@ -136,8 +137,8 @@ impl Redis {
         self.failures.load(Ordering::Relaxed)
     }
 
-    /// Asks once; on a connection found lost, a second time on a new one. After any failure the connection is
-    /// dropped: one that no longer carries (a failed-over address, a demoted primary) must not be what the next try uses.
+    /// Asks once; on a connection found lost, a second time on a new one. After any failure the connection is dropped:
+    /// one that no longer carries (a failed-over address, a demoted primary) must not be what the next try uses.
     async fn ask(&self, invocation: &ScriptInvocation<'_>) -> Result<Vec<u64>, RedisFailure> {
         if let Some(connection) = self.connection.load_full() {
             match self.run(&connection, invocation).await {
@@ -215,18 +216,6 @@ impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Not the client: its `Debug` is another crate's promise, and its URL holds the password.
         f.debug_struct("Redis").field("timeout", &self.timeout).field("circuit", &self.circuit).finish_non_exhaustive()
-    }
-}
-
-/// An error with what caused it, in one line.
-struct Causes<'a>(&'a RedisFailure);
-
-impl fmt::Display for Causes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            RedisFailure::Failed(error) => write!(f, "{error}"),
-            other => write!(f, "{other}"),
-        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! fleet. Realm and scope are hashed names (both come from configuration, never from a client); the id is 128 bits,
 //! and where a client chooses the text it is a cryptographic digest, so that nobody can craft two names that share.
 
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 
 use aws_lc_rs::digest;
@@ -49,7 +50,7 @@ impl SubjectKind {
 }
 
 /// Whose windows are charged: 40 bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subject {
     realm: u64,
     scope: u64,
@@ -80,9 +81,9 @@ impl Subject {
         Self::new(realm, SubjectKind::Route, name_hash(scope), id.uuid().as_u64_pair())
     }
 
-    /// A client's address, for the limit named `scope`. IPv6 counts by /64, the least that one customer is given
-    /// (RFC 6177 section 2), so that hopping through one's own 2^64 addresses gains nothing; an IPv4-mapped address is the
-    /// IPv4 address.
+    /// A client's address, for the limit named `scope`. IPv6 counts by /64, the size of a subnet (RFC 4291 section
+    /// 2.5.4), so that hopping through one's own 2^64 addresses gains nothing; an IPv4-mapped address is the IPv4
+    /// address.
     pub fn address(realm: &str, scope: &str, address: IpAddr) -> Self {
         let id = match address.to_canonical() {
             // An IPv6 subject's second half is zero, an IPv4 subject's never: they cannot meet.
@@ -114,8 +115,8 @@ impl Subject {
         self.crowd
     }
 
-    /// The key that holds its windows in Redis. The hash tag puts a realm's subjects on one node of a cluster,
-    /// since one admission touches several of them.
+    /// The key that holds its windows in Redis. The hash tag puts a realm's subjects on one node of a cluster, since
+    /// one admission touches several of them.
     pub(super) fn redis_key(&self) -> String {
         let (high, low) = self.id;
         format!("tollgate:limit:{{{:016x}}}:{}:{:016x}:{high:016x}{low:016x}", self.realm, self.kind.name(), self.scope)
@@ -123,6 +124,18 @@ impl Subject {
 
     fn new(realm: &str, kind: SubjectKind, scope: u64, id: (u64, u64)) -> Self {
         Self { realm: name_hash(realm), scope, id, kind, crowd: false }
+    }
+}
+
+impl Hash for Subject {
+    /// All fields in one write: std's keyed hash takes a call for each otherwise, a tenth of what an admission costs.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let mut bytes = [0; 40];
+        let last = (self.kind as u64) << 8 | u64::from(self.crowd);
+        for (into, word) in bytes.chunks_exact_mut(8).zip([self.realm, self.scope, self.id.0, self.id.1, last]) {
+            into.copy_from_slice(&word.to_ne_bytes());
+        }
+        state.write(&bytes);
     }
 }
 

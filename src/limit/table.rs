@@ -1,6 +1,6 @@
 //! One shard of the memory backend: the subjects that live in it, and which of them may be forgotten.
 //!
-//! **Only idle subjects are forgotten**: those of which nothing counts any more, so that forgetting changes no decision.
+//! **Only idle subjects are forgotten**: those of which nothing counts any more: forgetting them changes no decision.
 //! When the table is full of subjects that count, both usual ways out are wrong. Refusing newcomers lets whoever sends
 //! requests from a million addresses (one IPv6 /40 has more /64s than that) lock everyone else out. Dropping the
 //! least-loaded lets the same sender wash the counters of a password search out of memory. So a newcomer is counted
@@ -21,7 +21,7 @@ use hashbrown::HashTable;
 use smallvec::SmallVec;
 
 use super::subject::Subject;
-use crate::rules::sliding_window::{Reading, Tally};
+use crate::rules::sliding_window::{Reading, Tally, Tick};
 
 /// Slots looked at on each arrival, so that the table shrinks to what is active by itself.
 const TIDY: usize = 4;
@@ -49,8 +49,8 @@ struct Entry {
     tallies: SmallVec<[Tally; 1]>,
 }
 
-/// How many subjects there are in all shards, and may be. Admissions under way at the same moment may exceed `max` by one
-/// subject each: the bound is for memory, not a count.
+/// How many subjects there are in all shards, and may be. Admissions under way at the same moment may exceed `max` by
+/// one subject each: the bound is for memory, not a count.
 #[derive(Debug)]
 pub(super) struct Room {
     pub subjects: AtomicUsize,
@@ -76,28 +76,28 @@ impl Shard {
     }
 
     /// What the tally of `length` in `slot` says; an unknown subject has used nothing.
-    pub fn read(&mut self, slot: Option<u32>, length: u64, now: u64) -> Reading {
+    pub fn read(&mut self, slot: Option<u32>, length: u64, tick: Tick) -> Reading {
         let tally =
             slot.and_then(|slot| self.entry_mut(slot).tallies.iter_mut().find(|tally| tally.length() == length));
-        tally.map_or_else(|| Tally::new(length).read(now), |tally| tally.read(now))
+        tally.map_or_else(|| Reading::empty(tick), |tally| tally.read(tick))
     }
 
     /// How long until `units` come back to the tally of `length` in `slot`.
-    pub fn wait(&self, slot: Option<u32>, length: u64, now: u64, units: u64) -> u64 {
+    pub fn wait(&self, slot: Option<u32>, length: u64, tick: Tick, units: u64) -> u64 {
         let tally = slot.and_then(|slot| self.entry(slot).tallies.iter().find(|tally| tally.length() == length));
-        tally.map_or(0, |tally| tally.wait(now, units))
+        tally.map_or(0, |tally| tally.wait(tick, units))
     }
 
     /// Spends `units` from the tally of `length` in `slot`.
-    pub fn spend(&mut self, slot: u32, length: u64, now: u64, units: u32) {
+    pub fn spend(&mut self, slot: u32, length: u64, now: u64, tick: Tick, units: u32) {
         let tallies = &mut self.entry_mut(slot).tallies;
         if let Some(tally) = tallies.iter_mut().find(|tally| tally.length() == length) {
-            return tally.spend(now, units);
+            return tally.spend(tick, units);
         }
         // A length that the subject did not have: its plan changed, or it is new. Lengths it no longer has go.
         tallies.retain(|tally| !tally.is_idle(now));
         let mut tally = Tally::new(length);
-        tally.spend(now, units);
+        tally.spend(tick, units);
         tallies.push(tally);
     }
 
@@ -211,4 +211,156 @@ fn taken(slots: &[Option<Entry>], slot: u32) -> &Entry {
 
 fn number(slot: usize) -> u32 {
     u32::try_from(slot).expect("a shard holds a share of `max_subjects`, far below 2^32")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::time::Duration;
+
+    use uuid::Uuid;
+
+    use super::super::memory::Memory;
+    use super::super::{Charge, Verdict, ask};
+    use super::*;
+    use crate::model::id::OrgId;
+    use crate::model::time::Steady;
+    use crate::model::window::Window;
+
+    const MINUTE: Window = Window { limit: 3, length: Duration::from_mins(1) };
+
+    fn org(number: u128) -> Subject {
+        Subject::org("realm", OrgId::from(Uuid::from_u128(number)))
+    }
+
+    fn address(number: u32) -> Subject {
+        Subject::address("realm", "native", IpAddr::V4(Ipv4Addr::from_bits(number)))
+    }
+
+    fn admit(memory: &Memory, subject: Subject, now: u64) -> bool {
+        let charges = [Charge { subject, windows: &[MINUTE], cost: 1 }];
+        matches!(memory.admit(&charges, &mut ask::flatten(&charges), Steady::from_millis(now)), Verdict::Admitted(_))
+    }
+
+    #[test]
+    fn a_flood_of_newcomers_never_costs_anybody_a_count() {
+        let memory = Memory::new(100);
+        for _ in 0..3 {
+            assert!(admit(&memory, org(1), 0));
+        }
+        for number in 2..5000 {
+            admit(&memory, org(number), 1);
+            assert!(!admit(&memory, org(1), 2), "{number}: its count was dropped");
+        }
+        assert_eq!(memory.subjects(), 100);
+    }
+
+    #[test]
+    fn newcomers_to_a_full_table_share_a_window_and_never_pass_their_own() {
+        let memory = Memory::new(100);
+        for number in 0..100 {
+            assert!(admit(&memory, org(number), 0));
+        }
+        let passed: Vec<u128> = (1000..1100).filter(|number| admit(&memory, org(*number), 1000)).collect();
+        assert_eq!(passed, [1000, 1001, 1002], "together they have the one window");
+        // Room comes at 61 s, when the first hundred are idle. The crowd counts until 62 s: until then its members have
+        // no entry of their own, or they would get their limit twice in one minute.
+        assert!(!admit(&memory, org(1000), 61_500) && !admit(&memory, org(1050), 61_500));
+        assert!(admit(&memory, org(1000), 62_000) && admit(&memory, org(1050), 62_000));
+        for _ in 0..2 {
+            assert!(admit(&memory, org(1000), 62_000) && admit(&memory, org(1050), 62_000), "each has its own again");
+        }
+        assert!(!admit(&memory, org(1000), 62_000));
+    }
+
+    #[test]
+    fn addresses_that_cost_nothing_leave_room_for_organizations() {
+        let memory = Memory::new(100);
+        for number in 1..5000 {
+            admit(&memory, address(number), 0);
+        }
+        assert_eq!(memory.subjects(), 75);
+        for number in 0..25 {
+            for _ in 0..3 {
+                assert!(admit(&memory, org(number), 0));
+            }
+        }
+        assert_eq!(memory.subjects(), 100);
+    }
+
+    #[test]
+    fn the_idle_make_room_by_themselves_and_a_sweep_forgets_the_rest() {
+        let memory = Memory::new(100);
+        for number in 0..100 {
+            assert!(admit(&memory, org(number), 0));
+        }
+        for number in 1000..1100 {
+            assert!(admit(&memory, org(number), 61_000));
+        }
+        assert_eq!(memory.subjects(), 100);
+        assert_eq!(memory.sweep(Steady::from_millis(121_999)), 0);
+        assert_eq!(memory.sweep(Steady::from_millis(122_000)), 100);
+        assert_eq!(memory.subjects(), 0);
+    }
+
+    #[test]
+    fn a_refused_newcomer_and_one_that_only_looks_take_no_room() {
+        let memory = Memory::new(100);
+        for (subject, cost) in [(org(1), 4), (org(2), 0)] {
+            let charges = [Charge { subject, windows: &[MINUTE], cost }];
+            let _ = memory.admit(&charges, &mut ask::flatten(&charges), Steady::from_millis(0));
+        }
+        assert_eq!(memory.subjects(), 0);
+    }
+
+    #[test]
+    fn a_late_reading_does_not_find_a_forgotten_subject_fresh() {
+        let memory = Memory::new(100);
+        for _ in 0..3 {
+            assert!(admit(&memory, org(1), 59_999));
+        }
+        // Forgotten at 120 s, when nothing of it counts; then three requests that read their clock at 60 s arrive.
+        assert_eq!(memory.sweep(Steady::from_millis(120_000)), 1);
+        for _ in 0..3 {
+            assert!(admit(&memory, org(1), 60_000));
+        }
+        // They count from 120 s on, not from 60: else three more would pass at 121 s.
+        assert!(
+            !admit(&memory, org(1), 121_000) && !admit(&memory, org(1), 180_999) && admit(&memory, org(1), 181_000)
+        );
+    }
+
+    #[test]
+    fn lengths_that_a_subject_no_longer_has_are_dropped() {
+        let (room, hasher) = (Room { subjects: AtomicUsize::new(0), max: 10 }, std::hash::RandomState::new());
+        let mut shard = Shard::default();
+        let hash = hasher.hash_one(org(1));
+        let slot = shard.place(&org(1), hash, 0, &room, &hasher);
+        for (at, length) in [1000, 2000, 3000].into_iter().enumerate() {
+            let now = at as u64 * 10_000;
+            shard.spend(slot, length, now, Tick::at(length, now), 1);
+        }
+        assert_eq!(shard.entry(slot).tallies.len(), 1);
+    }
+
+    #[test]
+    fn many_threads_and_a_full_table_lose_no_count() {
+        let memory = Memory::new(512);
+        let admitted: Vec<AtomicUsize> = (0..2000).map(|_| AtomicUsize::new(0)).collect();
+        std::thread::scope(|scope| {
+            for thread in 0..8_usize {
+                let (memory, admitted) = (&memory, &admitted);
+                scope.spawn(move || {
+                    for turn in 0..10_000 {
+                        let number = (turn * 7 + thread * 13) % 2000;
+                        if admit(memory, org(number as u128), 0) {
+                            admitted[number].fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        assert!(admitted.iter().all(|count| count.load(Ordering::Relaxed) <= 3));
+        assert!(memory.subjects() <= 512 + 8);
+    }
 }

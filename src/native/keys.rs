@@ -31,7 +31,7 @@ const PERMISSIONS: usize = 100;
 /// The most live keys of an organization.
 const KEYS_PER_ORG: u32 = 1000;
 /// The longest overlap of a rotation.
-const LONGEST_OVERLAP: Duration = Duration::from_secs(30 * 86_400);
+const LONGEST_OVERLAP: Duration = Duration::from_hours(30 * 24);
 
 /// Makes a key. Its text is in this answer and nowhere else.
 pub async fn create(call: &Call<'_>) -> Result<Values, Refusal> {

@@ -70,6 +70,17 @@ pub async fn perform(call: &Call<'_>) -> Result<Values, Refusal> {
         Operation::KeyRead => keys::read(call).await,
         Operation::KeyRotate => keys::rotate(call).await,
         Operation::KeyRevoke => keys::revoke(call).await,
+        // Named by contracts, not performed yet.
+        Operation::RefreshToken
+        | Operation::ProfileUpdate
+        | Operation::PasswordChange
+        | Operation::PasswordResetRequest
+        | Operation::PasswordReset
+        | Operation::EmailVerify
+        | Operation::EmailResend
+        | Operation::SessionList
+        | Operation::SessionRevoke
+        | Operation::SessionRevokeOthers => Err(Problem::NotFound.into()),
     }
 }
 

@@ -22,9 +22,9 @@
 //!    less than 1 ms after its reading, are more than W apart. Truncation costs no strictness either.
 //! 2. **Back at most W/60 late.** The bucket stops counting at (b+1)·w + W ≤ t + W + w, and w ≤ W/60. ∎  (For windows
 //!    under 60 ms, which configuration refuses, the lateness is 1 ms.)
-//! 3. **Bounded.** The buckets that count lie in (now − W − w, now]: at most ⌈W/w⌉ + 1 of them, which is 61 where W is a
-//!    multiple of 60 ms, and at most 65 for any W from 1 s. Only buckets that hold units are kept, so that a subject with
-//!    one request costs one slot of 8 bytes.
+//! 3. **Bounded.** The buckets that count start after now − W − w and not after now: at most ⌈W/w⌉ + 1 of them, which is
+//!    61 where W is a multiple of 60 ms, and at most 65 for any W from 1 s. Only buckets that hold units are kept: a
+//!    subject with one request costs one slot of 8 bytes.
 //! 4. **A refusal consumes nothing**: [`Tally::read`] and [`Tally::wait`] only drop what has stopped counting.
 //!
 //! With `hold` = W + w − (now mod w), the time for which a unit spent now would count, bucket b has
@@ -63,22 +63,31 @@ pub struct Reading {
     pub returns_in: u64,
 }
 
+impl Reading {
+    /// What a tally says that nothing was spent from.
+    pub const fn empty(tick: Tick) -> Self {
+        Self { used: 0, returns_in: tick.hold }
+    }
+}
+
 /// Whether `cost` more units fit into a window of `limit` of which `used` are spent.
 pub const fn fits(used: u64, cost: u64, limit: u32) -> bool {
     used.saturating_add(cost) <= limit as u64
 }
 
-/// A moment, seen from a window's sub-buckets.
-#[derive(Clone, Copy)]
-struct Tick {
+/// A moment, seen from the sub-buckets of windows of one length: made once for an admission, since it takes a division.
+#[derive(Clone, Copy, Debug)]
+pub struct Tick {
     bucket: u32,
     width: u64,
     hold: u64,
 }
 
 impl Tick {
-    fn at(length: u64, now: u64) -> Self {
-        let width = (length / PARTS).max(1);
+    /// The moment `now` for windows of `length`, both in milliseconds.
+    pub const fn at(length: u64, now: u64) -> Self {
+        let parts = length / PARTS;
+        let width = if parts == 0 { 1 } else { parts };
         Self { bucket: low_half(now / width), width, hold: length.saturating_add(width - now % width) }
     }
 
@@ -111,9 +120,8 @@ impl Tally {
         self.length
     }
 
-    /// Drops what no longer counts at `now`, and says what does.
-    pub fn read(&mut self, now: u64) -> Reading {
-        let tick = Tick::at(self.length, now);
+    /// Drops what no longer counts at `tick`, and says what does.
+    pub fn read(&mut self, tick: Tick) -> Reading {
         while let Some(oldest) = self.slots.front() {
             let left = tick.left(*oldest);
             if left > 0 {
@@ -122,32 +130,30 @@ impl Tally {
             self.used -= u64::from(oldest.units);
             self.slots.pop_front();
         }
-        Reading { used: 0, returns_in: tick.hold }
+        Reading::empty(tick)
     }
 
-    /// Spends `units` at `now`; whether they fit was asked before, under the same lock.
-    pub fn spend(&mut self, now: u64, units: u32) {
+    /// Spends `units` at `tick`; whether they fit was asked before, under the same lock.
+    pub fn spend(&mut self, tick: Tick, units: u32) {
         if units == 0 {
             return;
         }
-        let bucket = Tick::at(self.length, now).bucket;
         match self.slots.back_mut() {
-            Some(newest) if newest.bucket == bucket => {
+            Some(newest) if newest.bucket == tick.bucket => {
                 let sum = newest.units.saturating_add(units);
                 self.used += u64::from(sum - newest.units);
                 newest.units = sum;
             }
             _ => {
                 self.used += u64::from(units);
-                self.slots.push_back(Slot { bucket, units });
+                self.slots.push_back(Slot { bucket: tick.bucket, units });
             }
         }
     }
 
-    /// Milliseconds from `now` until at least `units` of those that count have come back, if nothing more is spent.
+    /// Milliseconds from `tick` until at least `units` of those that count have come back, if nothing more is spent.
     /// More than zero for a tally that was just read. When fewer count, until all of them have.
-    pub fn wait(&self, now: u64, units: u64) -> u64 {
-        let tick = Tick::at(self.length, now);
+    pub fn wait(&self, tick: Tick, units: u64) -> u64 {
         let mut freed = 0;
         let mut wait = 0;
         for slot in &self.slots {
@@ -173,11 +179,23 @@ mod tests {
     use super::*;
 
     fn admit(tally: &mut Tally, now: u64, cost: u32, limit: u32) -> bool {
-        let fits = fits(tally.read(now).used, u64::from(cost), limit);
+        let fits = fits(read(tally, now).used, u64::from(cost), limit);
         if fits {
-            tally.spend(now, cost);
+            spend(tally, now, cost);
         }
         fits
+    }
+
+    fn read(tally: &mut Tally, now: u64) -> Reading {
+        tally.read(Tick::at(tally.length, now))
+    }
+
+    fn spend(tally: &mut Tally, now: u64, units: u32) {
+        tally.spend(Tick::at(tally.length, now), units);
+    }
+
+    fn wait(tally: &Tally, now: u64, units: u64) -> u64 {
+        tally.wait(Tick::at(tally.length, now), units)
     }
 
     #[test]
@@ -197,9 +215,9 @@ mod tests {
     fn a_unit_counts_for_the_closed_window_and_at_most_a_sixtieth_longer() {
         for (length, spent) in [(60_000, 0), (60_000, 999), (60_000, 123_456), (1000, 15), (1000, 16), (3_600_000, 7)] {
             let mut tally = Tally::new(length);
-            tally.spend(spent, 1);
-            assert_eq!(tally.read(spent + length).used, 1, "{length} {spent}");
-            assert_eq!(tally.read(spent + length + length / 60).used, 0, "{length} {spent}");
+            spend(&mut tally, spent, 1);
+            assert_eq!(read(&mut tally, spent + length).used, 1, "{length} {spent}");
+            assert_eq!(read(&mut tally, spent + length + length / 60).used, 0, "{length} {spent}");
         }
     }
 
@@ -207,34 +225,34 @@ mod tests {
     fn the_wait_is_exact_to_the_millisecond() {
         let mut tally = Tally::new(60_000);
         for now in [100, 2_500, 30_000] {
-            tally.spend(now, 2);
+            spend(&mut tally, now, 2);
         }
         let now = 40_000;
-        assert_eq!(tally.read(now), Reading { used: 6, returns_in: 61_000 - now });
+        assert_eq!(read(&mut tally, now), Reading { used: 6, returns_in: 61_000 - now });
         for (units, back) in [(1, 61_000), (2, 61_000), (3, 63_000), (5, 91_000), (9, 91_000)] {
-            assert_eq!(tally.wait(now, units), back - now);
+            assert_eq!(wait(&tally, now, units), back - now);
         }
-        assert_eq!(tally.read(60_999).used, 6);
-        assert_eq!(tally.read(61_000).used, 4);
+        assert_eq!(read(&mut tally, 60_999).used, 6);
+        assert_eq!(read(&mut tally, 61_000).used, 4);
     }
 
     #[test]
     fn bucket_numbers_wrap_without_losing_a_unit() {
         let wrap = 16 * (1_u64 << 32);
         let mut tally = Tally::new(1000);
-        tally.spend(wrap - 1, 3);
-        tally.spend(wrap, 4);
-        assert_eq!(tally.read(wrap + 500).used, 7);
-        assert_eq!(tally.read(wrap + 1000).used, 4, "the bucket that ends at the wrap counts until wrap + W");
+        spend(&mut tally, wrap - 1, 3);
+        spend(&mut tally, wrap, 4);
+        assert_eq!(read(&mut tally, wrap + 500).used, 7);
+        assert_eq!(read(&mut tally, wrap + 1000).used, 4, "the bucket that ends at the wrap counts until wrap + W");
         assert!(!tally.is_idle(wrap + 1015) && tally.is_idle(wrap + 1016));
     }
 
     #[test]
     fn a_clock_that_steps_back_frees_nothing() {
         let mut tally = Tally::new(60_000);
-        tally.spend(500_000, 5);
-        assert_eq!(tally.read(100_000).used, 5);
-        assert_eq!(tally.read(500_001).used, 5);
+        spend(&mut tally, 500_000, 5);
+        assert_eq!(read(&mut tally, 100_000).used, 5);
+        assert_eq!(read(&mut tally, 500_001).used, 5);
     }
 
     #[test]
@@ -269,7 +287,7 @@ mod tests {
                     log.iter().filter(|(at, _)| at + window >= now).map(|(_, units)| units).sum()
                 };
                 let idle = tally.is_idle(now);
-                let reading = tally.read(now);
+                let reading = read(&mut tally, now);
                 prop_assert!(reading.returns_in > 0);
                 prop_assert_eq!(idle, reading.used == 0);
                 if admit(&mut tally, now, cost, limit) {
@@ -278,9 +296,9 @@ mod tests {
                 } else {
                     let late = length + length / 60 - 1;
                     prop_assert!(spent(&log, late) + u64::from(cost) > u64::from(limit), "capacity came back late");
-                    prop_assert_eq!(tally.read(now), reading, "a refusal consumed something");
+                    prop_assert_eq!(read(&mut tally, now), reading, "a refusal consumed something");
                     if cost <= limit {
-                        let wait = tally.wait(now, reading.used + u64::from(cost) - u64::from(limit));
+                        let wait = wait(&tally, now, reading.used + u64::from(cost) - u64::from(limit));
                         prop_assert!(wait > 0);
                         let mut early = Tally { length, used: tally.used, slots: tally.slots.clone() };
                         prop_assert!(!admit(&mut early, now + wait - 1, cost, limit), "the wait is too long");

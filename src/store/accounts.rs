@@ -6,6 +6,7 @@ use crate::model::id::UserId;
 use crate::model::secret::Secret;
 use crate::model::session::Session;
 use crate::model::time::Timestamp;
+use crate::observe::metrics::labels::StoreOperation;
 
 use super::error::storable;
 use super::pool::{Step, changing, reading, writing};
@@ -103,7 +104,7 @@ impl Store {
             storable(what, text.map_or("", String::as_str))?;
         }
 
-        writing!(self, |tx| {
+        writing!(self, Register, |tx| {
             sqlx::query(ADD_ORG)
                 .bind(realm)
                 .bind(org.id.to_text())
@@ -160,7 +161,7 @@ impl Store {
         if storable("identifier", identifier_norm).is_err() {
             return Ok(None);
         }
-        let found: Option<Stored<Credentials>> = reading!(self, |conn| {
+        let found: Option<Stored<Credentials>> = reading!(self, Credentials, |conn| {
             Ok(sqlx::query_as(BY_NAME).bind(realm).bind(identifier_norm).fetch_optional(conn).await?)
         })?;
         Ok(found.map(|stored| stored.0))
@@ -168,7 +169,7 @@ impl Store {
 
     /// A user with their organization.
     pub async fn account(&self, realm: &str, user: UserId) -> Result<Option<Account>, StoreError> {
-        let found: Option<Stored<Account>> = reading!(self, |conn| {
+        let found: Option<Stored<Account>> = reading!(self, Account, |conn| {
             Ok(sqlx::query_as(BY_ID).bind(realm).bind(user.to_text()).fetch_optional(conn).await?)
         })?;
         Ok(found.map(|stored| stored.0))
@@ -185,7 +186,7 @@ impl Store {
     ) -> Result<bool, StoreError> {
         const SET: &str = "UPDATE users SET password_hash = $4, updated_at = $5 \
             WHERE realm = $1 AND id = $2 AND password_hash = $3";
-        changing!(self, realm, now, |tx| {
+        changing!(self, SetPasswordHash, realm, now, |tx| {
             let set = sqlx::query(SET)
                 .bind(realm)
                 .bind(user.to_text())

@@ -6,6 +6,7 @@ use crate::model::api_key::{ApiKey, KeyHash};
 use crate::model::change::Changed;
 use crate::model::id::{KeyId, OrgId};
 use crate::model::time::Timestamp;
+use crate::observe::metrics::labels::StoreOperation;
 
 use super::error::storable;
 use super::pool::{Step, changing, reading, writing};
@@ -93,7 +94,7 @@ impl Store {
         // The organization's row is the lock that keeps two creations from both seeing the last free place.
         const LOCK: &str = "UPDATE orgs SET updated_at = updated_at WHERE realm = $1 AND id = $2";
         check(key)?;
-        writing!(self, |tx| {
+        writing!(self, CreateKey, |tx| {
             sqlx::query(LOCK).bind(realm).bind(key.org_id.to_text()).execute(&mut *tx).await?;
             let live: i64 = sqlx::query_scalar(LIVE_UP_TO)
                 .bind(realm)
@@ -113,7 +114,7 @@ impl Store {
 
     /// The key whose text has this hash, live or not.
     pub async fn key_by_hash(&self, realm: &str, hash: &KeyHash) -> Result<Option<ApiKey>, StoreError> {
-        let found: Option<Stored<ApiKey>> = reading!(self, |conn| {
+        let found: Option<Stored<ApiKey>> = reading!(self, KeyByHash, |conn| {
             Ok(sqlx::query_as(BY_HASH).bind(realm).bind(hash_to_text(hash)).fetch_optional(conn).await?)
         })?;
         Ok(found.map(|stored| stored.0))
@@ -121,7 +122,7 @@ impl Store {
 
     /// One key of an organization, live or not.
     pub async fn key(&self, realm: &str, org: OrgId, key: KeyId) -> Result<Option<ApiKey>, StoreError> {
-        let found: Option<Stored<ApiKey>> = reading!(self, |conn| {
+        let found: Option<Stored<ApiKey>> = reading!(self, Key, |conn| {
             Ok(sqlx::query_as(BY_ID).bind(realm).bind(key.to_text()).bind(org.to_text()).fetch_optional(conn).await?)
         })?;
         Ok(found.map(|stored| stored.0))
@@ -130,7 +131,7 @@ impl Store {
     /// An organization's keys, live or not, newest first.
     pub async fn keys(&self, realm: &str, org: OrgId, page: Page<KeyId>) -> Result<Vec<ApiKey>, StoreError> {
         let after = page.after.map_or(AFTER_ALL_IDS.to_owned(), KeyId::to_text);
-        let rows: Vec<Stored<ApiKey>> = reading!(self, |conn| {
+        let rows: Vec<Stored<ApiKey>> = reading!(self, Keys, |conn| {
             Ok(sqlx::query_as(OF_ORG)
                 .bind(realm)
                 .bind(org.to_text())
@@ -163,7 +164,7 @@ impl Store {
             WHERE realm = $1 AND id = $2 AND org_id = $3 AND replaced_by IS NULL \
             AND (revoked_at IS NULL OR revoked_at > $6) AND (expires_at IS NULL OR expires_at > $6)";
         check(successor)?;
-        changing!(self, realm, now, |tx| {
+        changing!(self, RotateKey, realm, now, |tx| {
             let replaced = sqlx::query(REPLACE)
                 .bind(realm)
                 .bind(old.to_text())
@@ -196,7 +197,7 @@ impl Store {
               AND (revoked_at IS NULL OR revoked_at > $4) RETURNING ",
             key_columns!()
         );
-        changing!(self, realm, now, |tx| {
+        changing!(self, RevokeKey, realm, now, |tx| {
             let revoked: Option<Stored<ApiKey>> = sqlx::query_as(REVOKE)
                 .bind(realm)
                 .bind(key.to_text())
@@ -228,7 +229,7 @@ impl Store {
         let mut used: Vec<_> = used.iter().collect();
         used.sort_unstable();
         for part in used.chunks(200) {
-            writing!(self, |tx| {
+            writing!(self, TouchKeys, |tx| {
                 for (realm, key, at) in part {
                     sqlx::query(TOUCH).bind(&**realm).bind(key.to_text()).bind(at.millis()).execute(&mut *tx).await?;
                 }

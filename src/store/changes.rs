@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::model::change::{Change, Changed};
 use crate::model::id::{KeyId, OrgId, SessionId, UserId};
 use crate::model::time::Timestamp;
+use crate::observe::metrics::labels::StoreOperation;
 
 use super::pool::{Step, reading, writing};
 use super::{Pool, Store, StoreError, pool};
@@ -23,7 +24,7 @@ const BATCHES: usize = 100;
 
 pub(super) const RAISE: &str = "UPDATE feed SET head = head + $1 WHERE id = 1 RETURNING head";
 
-const HEAD: &str = "SELECT head FROM feed WHERE id = 1";
+pub(super) const HEAD: &str = "SELECT head FROM feed WHERE id = 1";
 
 /// A range on both sides: numbers have no gaps, and a planner that does not know them still takes the index.
 pub(super) const RANGE: &str = "SELECT seq, realm, kind, id FROM changes WHERE seq > $1 AND seq <= $2 ORDER BY seq";
@@ -69,14 +70,14 @@ pub struct Purged {
 impl Store {
     /// The newest change's number; 0 before the first.
     pub async fn change_head(&self) -> Result<i64, StoreError> {
-        reading!(self, |conn| Ok(sqlx::query_scalar(HEAD).fetch_one(conn).await?))
+        reading!(self, Changes, |conn| Ok(sqlx::query_scalar(HEAD).fetch_one(conn).await?))
     }
 
     /// The changes after number `seq`, at most `limit`, in the order of their commits and without a gap: the
     /// first is `seq + 1`. [`StoreError::FeedBroken`] when they are no longer (or never were) there.
     pub async fn changes_since(&self, seq: i64, limit: u32) -> Result<Vec<(i64, Change)>, StoreError> {
         let last = seq.saturating_add(i64::from(limit.max(1)));
-        let (head, rows): (i64, Vec<(i64, String, String, String)>) = reading!(self, |conn| {
+        let (head, rows): (i64, Vec<(i64, String, String, String)>) = reading!(self, Changes, |conn| {
             let head = sqlx::query_scalar(HEAD).fetch_one(&mut *conn).await?;
             // Nearly every question ends here: nothing new.
             let rows = if head == seq {
@@ -117,7 +118,7 @@ impl Store {
 
     /// Only from the feed's start up to the first change that stays, whatever times clocks gave: the rest has no gap.
     async fn purge_changes(&self, before: Timestamp) -> Result<u64, StoreError> {
-        writing!(self, |tx| {
+        writing!(self, Purge, |tx| {
             let oldest: Vec<(i64, i64)> = sqlx::query_as(OLDEST).bind(BATCH).fetch_all(&mut *tx).await?;
             match oldest.iter().take_while(|(_, at)| *at < before.millis()).last() {
                 None => Step::Undo(0),
@@ -130,7 +131,7 @@ impl Store {
     }
 
     async fn purge_sessions(&self, before: Timestamp) -> Result<u64, StoreError> {
-        writing!(self, |tx| {
+        writing!(self, Purge, |tx| {
             let mut gone = 0;
             for sql in [EXPIRED, REVOKED] {
                 gone += sqlx::query(sql).bind(before.millis()).bind(BATCH).execute(&mut *tx).await?.rows_affected();

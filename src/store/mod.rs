@@ -15,6 +15,7 @@ pub mod api_keys;
 pub mod changes;
 mod connect;
 pub mod error;
+mod meter;
 mod migrate;
 pub mod operator;
 mod pool;
@@ -23,9 +24,13 @@ pub mod sessions;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::secret::Secret;
+use crate::model::time::Clock;
+use crate::observe::metrics::Metrics;
+use crate::observe::metrics::labels::StoreOperation;
 
 pub use self::accounts::{Credentials, NewAccount, Registered};
 pub use self::api_keys::{Created, Revoked, Rotated};
@@ -33,7 +38,8 @@ pub use self::changes::Purged;
 pub use self::error::StoreError;
 pub use self::operator::UserFilter;
 
-use self::pool::Pool;
+use self::meter::Meter;
+use self::pool::{Pool, reading};
 
 /// Which database, and how.
 #[derive(Clone, Debug)]
@@ -51,6 +57,7 @@ pub struct Settings {
 pub struct Store {
     pool: Pool,
     patience: Duration,
+    meter: Meter,
 }
 
 /// A part of a list. Lists run from the newest id to the oldest.
@@ -81,8 +88,12 @@ const AFTER_ALL_IDS: &str = "~";
 
 impl Store {
     /// Opens the database: makes an SQLite file and its folder where there is none, runs the missing migrations.
-    pub async fn open(settings: &Settings) -> Result<Self, StoreError> {
-        Ok(Self { pool: connect::open(settings).await?, patience: pool::patience(settings) })
+    /// Every use is counted in `metrics` and timed by `clock`.
+    pub async fn open(settings: &Settings, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let meter = Meter { metrics, clock };
+        let running = meter.start(StoreOperation::Migrate);
+        let pool = running.ended(Box::pin(connect::open(settings)).await)?;
+        Ok(Self { pool, patience: pool::patience(settings), meter })
     }
 
     /// `sqlite` or `postgres`, for logs and metrics.
@@ -95,7 +106,10 @@ impl Store {
 
     /// Whether the database answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.change_head().await.map(drop)
+        reading!(self, Ping, |conn| {
+            sqlx::query(changes::HEAD).execute(conn).await?;
+            Ok(())
+        })
     }
 
     /// Ends every connection, once their work is done; SQLite empties its log into the file.

@@ -7,6 +7,7 @@ use crate::model::change::Changed;
 use crate::model::id::{OrgId, UserId};
 use crate::model::time::Timestamp;
 use crate::model::window::Window;
+use crate::observe::metrics::labels::StoreOperation;
 
 use super::error::storable;
 use super::pool::{changing, reading};
@@ -66,7 +67,7 @@ impl Store {
             UserFilter::Name(prefix) => (USERS_NAMED, Some(prefix.clone()), Some(format!("{prefix}\u{10ffff}"))),
         };
         let after = page.after.map_or(AFTER_ALL_IDS.to_owned(), UserId::to_text);
-        let rows: Vec<Stored<Account>> = reading!(self, |conn| {
+        let rows: Vec<Stored<Account>> = reading!(self, Users, |conn| {
             let mut query = sqlx::query_as(sql).bind(realm).bind(&after).bind(page.rows());
             for bound in [&from, &to].into_iter().flatten() {
                 query = query.bind(bound);
@@ -79,7 +80,7 @@ impl Store {
     /// Organizations, newest first.
     pub async fn orgs(&self, realm: &str, page: Page<OrgId>) -> Result<Vec<Organization>, StoreError> {
         let after = page.after.map_or(AFTER_ALL_IDS.to_owned(), OrgId::to_text);
-        let rows: Vec<Stored<Organization>> = reading!(self, |conn| {
+        let rows: Vec<Stored<Organization>> = reading!(self, Organizations, |conn| {
             Ok(sqlx::query_as(ORGS).bind(realm).bind(&after).bind(page.rows()).fetch_all(conn).await?)
         })?;
         Ok(rows.into_iter().map(|stored| stored.0).collect())
@@ -87,7 +88,7 @@ impl Store {
 
     /// One organization.
     pub async fn organization(&self, realm: &str, org: OrgId) -> Result<Option<Organization>, StoreError> {
-        let found: Option<Stored<Organization>> = reading!(self, |conn| {
+        let found: Option<Stored<Organization>> = reading!(self, Organization, |conn| {
             Ok(sqlx::query_as(ORG).bind(realm).bind(org.to_text()).fetch_optional(conn).await?)
         })?;
         Ok(found.map(|stored| stored.0))
@@ -97,7 +98,7 @@ impl Store {
     pub async fn set_role(&self, realm: &str, user: UserId, role: &str, now: Timestamp) -> Result<bool, StoreError> {
         const SET: &str = "UPDATE users SET role = $3, updated_at = $4 WHERE realm = $1 AND id = $2";
         storable("role", role)?;
-        changing!(self, realm, now, |tx| {
+        changing!(self, SetRole, realm, now, |tx| {
             let set = sqlx::query(SET).bind(realm).bind(user.to_text()).bind(role).bind(now.millis());
             found(set.execute(tx).await?.rows_affected(), Changed::User(user))
         })
@@ -107,7 +108,7 @@ impl Store {
     pub async fn set_plan(&self, realm: &str, org: OrgId, plan: &str, now: Timestamp) -> Result<bool, StoreError> {
         const SET: &str = "UPDATE orgs SET plan = $3, updated_at = $4 WHERE realm = $1 AND id = $2";
         storable("plan", plan)?;
-        changing!(self, realm, now, |tx| {
+        changing!(self, SetPlan, realm, now, |tx| {
             let set = sqlx::query(SET).bind(realm).bind(org.to_text()).bind(plan).bind(now.millis());
             found(set.execute(tx).await?.rows_affected(), Changed::Org(org))
         })
@@ -124,7 +125,7 @@ impl Store {
     ) -> Result<bool, StoreError> {
         const SET: &str = "UPDATE orgs SET limits = $3, updated_at = $4 WHERE realm = $1 AND id = $2";
         let limits = limits.map(windows_to_text);
-        changing!(self, realm, now, |tx| {
+        changing!(self, SetLimits, realm, now, |tx| {
             let set = sqlx::query(SET).bind(realm).bind(org.to_text()).bind(&limits).bind(now.millis());
             found(set.execute(tx).await?.rows_affected(), Changed::Org(org))
         })
@@ -139,7 +140,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         const SET: &str = "UPDATE users SET disabled = $3, updated_at = $4 WHERE realm = $1 AND id = $2";
-        changing!(self, realm, now, |tx| {
+        changing!(self, SetDisabled, realm, now, |tx| {
             let set = sqlx::query(SET).bind(realm).bind(user.to_text()).bind(i64::from(disabled)).bind(now.millis());
             found(set.execute(tx).await?.rows_affected(), Changed::User(user))
         })
@@ -154,7 +155,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         const SET: &str = "UPDATE orgs SET disabled = $3, updated_at = $4 WHERE realm = $1 AND id = $2";
-        changing!(self, realm, now, |tx| {
+        changing!(self, SetDisabled, realm, now, |tx| {
             let set = sqlx::query(SET).bind(realm).bind(org.to_text()).bind(i64::from(disabled)).bind(now.millis());
             found(set.execute(tx).await?.rows_affected(), Changed::Org(org))
         })

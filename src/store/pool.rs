@@ -41,12 +41,16 @@ pub(super) enum Step<T> {
 
 /// Runs a body on a connection for reading. Its value is a `Result<_, StoreError>`.
 macro_rules! reading {
-    ($store:expr, |$conn:ident| $body:expr) => {
-        match &$store.pool {
-            Pool::Sqlite { read, .. } => reading!(@on read, $store, $conn, $body),
-            Pool::Postgres(pool) => reading!(@on pool, $store, $conn, $body),
-        }
-    };
+    ($store:expr, $operation:ident, |$conn:ident| $body:expr) => {{
+        let running = $store.meter.start(StoreOperation::$operation);
+        let outcome = async {
+            match &$store.pool {
+                Pool::Sqlite { read, .. } => reading!(@on read, $store, $conn, $body),
+                Pool::Postgres(pool) => reading!(@on pool, $store, $conn, $body),
+            }
+        };
+        running.ended(outcome.await)
+    }};
     (@on $pool:expr, $store:expr, $conn:ident, $body:expr) => {{
         let mut lease = pool::Lease::to_read($pool.acquire().await?, $store.patience);
         let outcome = pool::bounded($store.patience, async {
@@ -60,12 +64,16 @@ macro_rules! reading {
 
 /// Runs a body in a transaction that nothing cached depends on. Its value is a [`Step`].
 macro_rules! writing {
-    ($store:expr, |$tx:ident| $body:expr) => {
-        match &$store.pool {
-            Pool::Sqlite { write, .. } => writing!(@on write, "BEGIN IMMEDIATE", $store, $tx, $body),
-            Pool::Postgres(pool) => writing!(@on pool, "BEGIN", $store, $tx, $body),
-        }
-    };
+    ($store:expr, $operation:ident, |$tx:ident| $body:expr) => {{
+        let running = $store.meter.start(StoreOperation::$operation);
+        let outcome = async {
+            match &$store.pool {
+                Pool::Sqlite { write, .. } => writing!(@on write, "BEGIN IMMEDIATE", $store, $tx, $body),
+                Pool::Postgres(pool) => writing!(@on pool, "BEGIN", $store, $tx, $body),
+            }
+        };
+        running.ended(outcome.await)
+    }};
     (@on $pool:expr, $begin:literal, $store:expr, $tx:ident, $body:expr) => {{
         let mut lease = pool::Lease::to_write($pool.acquire().await?, $store.patience);
         let outcome = pool::bounded($store.patience, async {
@@ -93,16 +101,21 @@ macro_rules! writing {
 /// On PostgreSQL the feed's row is locked first, as SQLite locks the file: such writes follow one another, so
 /// that no two of them can wait for each other's rows in opposite order.
 macro_rules! changing {
-    ($store:expr, $realm:expr, $now:expr, |$tx:ident| $body:expr) => {
-        match &$store.pool {
-            Pool::Sqlite { write, .. } => {
-                changing!(@on Sqlite, write, "BEGIN IMMEDIATE", $store, $realm, $now, $tx, $body)
+    ($store:expr, $operation:ident, $realm:expr, $now:expr, |$tx:ident| $body:expr) => {{
+        let running = $store.meter.start(StoreOperation::$operation);
+        let outcome = async {
+            match &$store.pool {
+                Pool::Sqlite { write, .. } => {
+                    changing!(@on Sqlite, write, "BEGIN IMMEDIATE", $store, $realm, $now, $tx, $body)
+                }
+                Pool::Postgres(pool) => changing!(
+                    @on Postgres, pool, "BEGIN; SELECT head FROM feed WHERE id = 1 FOR UPDATE",
+                    $store, $realm, $now, $tx, $body
+                ),
             }
-            Pool::Postgres(pool) => changing!(
-                @on Postgres, pool, "BEGIN; SELECT head FROM feed WHERE id = 1 FOR UPDATE", $store, $realm, $now, $tx, $body
-            ),
-        }
-    };
+        };
+        running.ended(outcome.await)
+    }};
     (@on $db:ident, $pool:expr, $begin:literal, $store:expr, $realm:expr, $now:expr, $tx:ident, $body:expr) => {{
         let mut lease = pool::Lease::to_write($pool.acquire().await?, $store.patience);
         let outcome = pool::bounded($store.patience, async {

@@ -4,6 +4,7 @@ use crate::model::change::Changed;
 use crate::model::id::{SessionId, UserId};
 use crate::model::session::Session;
 use crate::model::time::Timestamp;
+use crate::observe::metrics::labels::StoreOperation;
 
 use super::pool::{Step, changing, reading, writing};
 use super::rows::{Stored, session_columns};
@@ -50,7 +51,7 @@ pub(super) const END_ALL: &str = "UPDATE sessions SET revoked_at = $4 \
 impl Store {
     /// Keeps a new session.
     pub async fn start_session(&self, realm: &str, session: &Session) -> Result<(), StoreError> {
-        writing!(self, |tx| {
+        writing!(self, StartSession, |tx| {
             insert!(tx, realm, session);
             Step::Keep(())
         })
@@ -58,7 +59,7 @@ impl Store {
 
     /// A session, live or ended; `None` once it was purged, too.
     pub async fn session(&self, realm: &str, session: SessionId) -> Result<Option<Session>, StoreError> {
-        let found: Option<Stored<Session>> = reading!(self, |conn| {
+        let found: Option<Stored<Session>> = reading!(self, Session, |conn| {
             Ok(sqlx::query_as(BY_ID).bind(realm).bind(session.to_text()).fetch_optional(conn).await?)
         })?;
         Ok(found.map(|stored| stored.0))
@@ -70,7 +71,7 @@ impl Store {
         const TOUCH: &str = "UPDATE sessions \
             SET last_active_at = CASE WHEN last_active_at > $3 THEN last_active_at ELSE $3 END \
             WHERE realm = $1 AND id = $2 AND revoked_at IS NULL AND ends_at > $3";
-        writing!(self, |tx| {
+        writing!(self, RefreshSession, |tx| {
             let touched = sqlx::query(TOUCH).bind(realm).bind(session.to_text()).bind(now.millis()).execute(tx).await?;
             if touched.rows_affected() == 1 { Step::Keep(true) } else { Step::Undo(false) }
         })
@@ -80,7 +81,7 @@ impl Store {
     pub async fn end_session(&self, realm: &str, session: SessionId, now: Timestamp) -> Result<bool, StoreError> {
         const END: &str = "UPDATE sessions SET revoked_at = $3 \
             WHERE realm = $1 AND id = $2 AND revoked_at IS NULL AND ends_at > $3";
-        changing!(self, realm, now, |tx| {
+        changing!(self, EndSession, realm, now, |tx| {
             let ended = sqlx::query(END).bind(realm).bind(session.to_text()).bind(now.millis()).execute(tx).await?;
             let ended = ended.rows_affected() == 1;
             (ended, if ended { vec![Changed::Session(session)] } else { vec![] })
@@ -96,7 +97,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<Vec<SessionId>, StoreError> {
         let except = except.map(SessionId::to_text).unwrap_or_default();
-        changing!(self, realm, now, |tx| {
+        changing!(self, EndSessions, realm, now, |tx| {
             let ids: Vec<String> = sqlx::query_scalar(END_ALL)
                 .bind(realm)
                 .bind(user.to_text())
@@ -116,7 +117,7 @@ impl Store {
 
     /// A user's live sessions, newest first; at most [`Page::MOST`].
     pub async fn sessions(&self, realm: &str, user: UserId, now: Timestamp) -> Result<Vec<Session>, StoreError> {
-        let rows: Vec<Stored<Session>> = reading!(self, |conn| {
+        let rows: Vec<Stored<Session>> = reading!(self, Sessions, |conn| {
             Ok(sqlx::query_as(OF_USER)
                 .bind(realm)
                 .bind(user.to_text())

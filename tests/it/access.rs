@@ -199,3 +199,45 @@ async fn twenty_registrations_of_one_address_make_one_account() {
     assert_eq!(statuses.iter().filter(|status| **status == 201).count(), 1, "{statuses:?}");
     assert!(statuses.iter().all(|status| [201, 409].contains(status)), "{statuses:?}");
 }
+
+#[tokio::test]
+async fn a_backend_can_ask_for_proof_and_check_it_with_the_published_keys() {
+    let routes = "[[site.route]]\nmatch = \"* /api/v1/{*rest}\"\nupstream = \"app\"\nassertion = true\n";
+    let keys = tempfile::tempdir().expect("a temporary folder");
+    let file = keys.path().join("proof");
+    let gate = Setup::default()
+        .routes(routes)
+        .more_keys(&format!(
+            "{{ kid = \"proof\", algorithm = \"EdDSA\", secret_file = \"{}\", generate = true, signs = false }}",
+            file.display()
+        ))
+        .start()
+        .await
+        .expect("SQLite");
+    let token = gate.signed_in("ada@example.com").await;
+    assert_eq!(gate.client.get("/api/v1/posts").bearer(&token).send().await.status, 200);
+    let seen = gate.backend.last();
+    let proof = seen.one("x-identity-assertion").expect("an assertion");
+
+    let set: jsonwebtoken::jwk::JwkSet =
+        serde_json::from_slice(&gate.client.get("/.well-known/jwks.json").send().await.body).expect("a key set");
+    assert_eq!(set.keys.len(), 1, "the shared secret is not published");
+    let key = jsonwebtoken::DecodingKey::from_jwk(set.find("proof").expect("the key")).expect("a public key");
+    let mut validation = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::EdDSA);
+    validation.set_audience(&["app"]);
+    validation.set_issuer(&["test"]);
+    let checked = jsonwebtoken::decode::<serde_json::Value>(proof, &key, &validation).expect("a proof that holds");
+    assert_eq!(checked.claims["sub"], seen.one("x-user-id").expect("an id"));
+    assert_eq!(checked.claims["email"], "ada@example.com");
+    assert_eq!(gate.client.get("/api/v1/posts").bearer(proof).send().await.status, 401, "it is no access token");
+}
+
+#[tokio::test]
+async fn a_backend_that_still_checks_gets_the_credential() {
+    let routes =
+        "[[site.route]]\nmatch = \"* /api/v1/{*rest}\"\nupstream = \"app\"\nforward_credential = true\n";
+    let gate = Setup::default().routes(routes).start().await.expect("SQLite");
+    let token = gate.signed_in("ada@example.com").await;
+    assert_eq!(gate.client.get("/api/v1/posts").bearer(&token).send().await.status, 200);
+    assert_eq!(gate.backend.last().one("authorization"), Some(format!("Bearer {token}").as_str()));
+}

@@ -36,6 +36,7 @@ pub struct Setup {
     site: String,
     top: String,
     routes: String,
+    keys: String,
 }
 
 impl Default for Setup {
@@ -46,6 +47,7 @@ impl Default for Setup {
             site: String::new(),
             top: String::new(),
             routes: "[[site.route]]\nmatch = \"* /api/v1/{*rest}\"\nupstream = \"app\"\n".to_owned(),
+            keys: String::new(),
         }
     }
 }
@@ -90,6 +92,12 @@ impl Setup {
         self
     }
 
+    /// Token keys beside the one that signs.
+    pub fn more_keys(mut self, toml: &str) -> Self {
+        self.keys = format!(", {toml}");
+        self
+    }
+
     /// Starts it; `None` (and a line that says so) where the database is not there.
     pub async fn start(self) -> Option<Gate> {
         let directory = tempfile::tempdir().expect("a temporary folder");
@@ -114,7 +122,7 @@ impl Setup {
     }
 
     fn toml(&self, directory: &Path, url: &str, backend: &Backend) -> String {
-        let Self { site, top, routes, .. } = self;
+        let Self { site, top, routes, keys, .. } = self;
         let (directory, backend) = (directory.display(), backend.url());
         format!(
             r#"
@@ -138,7 +146,7 @@ hosts = ["localhost", "127.0.0.1"]
 [site.tokens]
 issuer = "test"
 audience = "test"
-keys = [{{ kid = "one", algorithm = "HS256", secret = "{TOKEN_SECRET}" }}]
+keys = [{{ kid = "one", algorithm = "HS256", secret = "{TOKEN_SECRET}" }}{keys}]
 [site.api_keys]
 pepper = "{PEPPER}"
 [site.upstream.app]

@@ -7,6 +7,7 @@ mod client;
 mod durability;
 mod edge;
 mod harness;
+mod key_plans;
 mod limits;
 mod loss;
 mod operate;

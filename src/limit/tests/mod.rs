@@ -1,4 +1,5 @@
-//! What every backend promises, claimed once and shown on each: memory, and Redis where `TOLLGATE_TEST_REDIS_URL` names one.
+//! What every backend promises, claimed once and shown on each: memory, and Redis where `TOLLGATE_TEST_REDIS_URL`
+//! names one.
 
 mod faults;
 mod property;
@@ -25,7 +26,7 @@ struct Rig {
 
 enum Kept {
     Memory(Memory),
-    Redis(Redis, Runtime),
+    Redis(Box<Redis>, Runtime),
 }
 
 /// Where the test's clock stands at first.
@@ -38,7 +39,7 @@ fn rigs() -> Vec<Rig> {
     ];
     if let Some(url) = redis_url() {
         let redis = Redis::new(&url, Duration::from_secs(10)).unwrap();
-        all.push(rig("redis", Kept::Redis(redis, Runtime::new().unwrap())));
+        all.push(rig("redis", Kept::Redis(Box::new(redis), Runtime::new().unwrap())));
     }
     all
 }
@@ -72,12 +73,12 @@ impl Rig {
     }
 
     fn admit(&self, charges: &[Charge<'_>], now: u64) -> Verdict {
-        let asks = ask::flatten(charges);
+        let mut asks = ask::flatten(charges);
         let now = Steady::from_millis(now);
         match &self.kept {
-            Kept::Memory(memory) => memory.admit(charges, asks, now),
+            Kept::Memory(memory) => memory.admit(charges, &mut asks, now),
             Kept::Redis(redis, runtime) => {
-                runtime.handle().block_on(redis.admit(charges, asks, now, Some(now.millis()))).unwrap()
+                runtime.handle().block_on(redis.admit(charges, &mut asks, now, Some(now.millis()))).unwrap()
             }
         }
     }

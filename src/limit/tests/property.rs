@@ -1,4 +1,5 @@
-//! The two bounds of the sliding window, over random admissions on every backend, against a naive log of all that was admitted.
+//! The two bounds of the sliding window, over random admissions on every backend, against a naive log of all that was
+//! admitted.
 
 use std::collections::HashMap;
 
@@ -136,7 +137,7 @@ fn readings_out_of_order_break_neither_bound() {
 fn a_calendar_set_back_frees_nothing_and_keeps_nothing_for_longer_than_a_window() {
     let Some(url) = redis_url() else { return };
     let redis = Redis::new(&url, Duration::from_secs(10)).unwrap();
-    let rig = rig("redis", Kept::Redis(redis, Runtime::new().unwrap()));
+    let rig = rig("redis", Kept::Redis(Box::new(redis), Runtime::new().unwrap()));
     let set = windows(&["3/1m"]);
     let walk = proptest::collection::vec((0_u64..30_000, prop_oneof![3 => Just(0_u64), 1 => 0_u64..90_000_000]), 1..60);
     let mut runner = proptest::test_runner::TestRunner::new(cases(32));

@@ -13,19 +13,16 @@ use crate::model::time::Timestamp;
 pub struct Connections {
     open: Vec<IntGauge>,
     total: Vec<IntCounter>,
-    refused: Vec<IntCounter>,
 }
 
 impl Connections {
     pub(super) fn new(make: &Make<'_>) -> Self {
         let open = make.gauges("connections", "Client connections open.", &["listener"]);
         let total = make.counters("connections_total", "Client connections accepted.", &["listener"]);
-        let refused = make.counters("connections_refused_total", "Closed at once: too many were open.", &["listener"]);
         let each = |listener: &Listener| [listener.name()];
         Self {
             open: Listener::ALL.iter().map(|at| open.with_label_values(&each(at))).collect(),
             total: Listener::ALL.iter().map(|at| total.with_label_values(&each(at))).collect(),
-            refused: Listener::ALL.iter().map(|at| refused.with_label_values(&each(at))).collect(),
         }
     }
 
@@ -33,11 +30,6 @@ impl Connections {
     pub fn opened(&self, listener: Listener) -> Held {
         self.total[listener as usize].inc();
         Held::new(&self.open[listener as usize])
-    }
-
-    /// Counts a connection that was closed because there were too many.
-    pub fn refused(&self, listener: Listener) {
-        self.refused[listener as usize].inc();
     }
 }
 

@@ -16,7 +16,6 @@ pub(super) struct Families {
     requests: IntCounterVec,
     durations: HistogramVec,
     in_flight: IntGaugeVec,
-    retries: IntCounterVec,
     endpoints: IntGaugeVec,
     up: IntGaugeVec,
 }
@@ -39,11 +38,6 @@ impl Families {
                 &buckets,
             ),
             in_flight: make.gauges("upstream_requests_in_flight", "Requests waiting for a backend.", &upstream),
-            retries: make.counters(
-                "upstream_retries_total",
-                "Requests sent again because a kept connection had closed before taking them.",
-                &upstream,
-            ),
             endpoints: make.gauges(
                 "upstream_endpoint",
                 "Connections (open, idle) and requests (in_flight, waiting) of a server.",
@@ -60,7 +54,6 @@ pub struct UpstreamMetrics {
     requests: Vec<IntCounter>,
     durations: Histogram,
     in_flight: IntGauge,
-    retries: IntCounter,
 }
 
 impl UpstreamMetrics {
@@ -74,7 +67,6 @@ impl UpstreamMetrics {
                 .collect(),
             durations: families.durations.with_label_values(&[site, upstream]),
             in_flight: families.in_flight.with_label_values(&[site, upstream]),
-            retries: families.retries.with_label_values(&[site, upstream]),
         }
     }
 
@@ -87,11 +79,6 @@ impl UpstreamMetrics {
     pub fn finished(&self, outcome: UpstreamOutcome, took: Duration) {
         self.requests[outcome as usize].inc();
         self.durations.observe(took.as_secs_f64());
-    }
-
-    /// Counts a request that was sent again on a fresh connection.
-    pub fn retried(&self) {
-        self.retries.inc();
     }
 }
 

@@ -92,7 +92,7 @@ async fn a_process_to_be_killed() {
     let url = std::env::var(URL).expect("run by the claim above");
     let settings =
         Settings { url: url.into(), max_connections: 8, acquire_timeout: std::time::Duration::from_secs(10) };
-    let store = Store::open(&settings).await.unwrap();
+    let store = super::open(&settings).await.unwrap();
     let writers: Vec<_> = (0..4).map(|_| tokio::spawn(write_without_end(store.clone()))).collect();
     for writer in writers {
         writer.await.unwrap();

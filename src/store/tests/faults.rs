@@ -201,7 +201,7 @@ async fn a_silent_postgres_is_given_up_in_time_and_its_return_is_noticed() {
             max_connections: 1,
             acquire_timeout: Duration::from_millis(400),
         };
-        let store = Store::open(&settings).await.unwrap();
+        let store = super::open(&settings).await.unwrap();
         let ann = account("ann");
         store.register(REALM, &ann).await.unwrap();
         for round in 0..3 {
@@ -234,7 +234,7 @@ async fn connections_that_postgres_ends_are_replaced() {
             max_connections: 3,
             acquire_timeout: Duration::from_secs(5),
         };
-        let store = Store::open(&settings).await.unwrap();
+        let store = super::open(&settings).await.unwrap();
         store.register(REALM, &account("ann")).await.unwrap();
         let end_all = format!(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{}'",
@@ -268,7 +268,7 @@ async fn a_postgres_that_is_not_there_is_unavailable_in_time() {
             max_connections: 3,
             acquire_timeout: Duration::from_millis(200),
         };
-        let outcome = timeout(LONG, Store::open(&settings)).await.expect("bounded").map(drop);
+        let outcome = timeout(LONG, super::open(&settings)).await.expect("bounded").map(drop);
         assert!(!format!("{outcome:?}").contains("hunter2"));
         assert!(is_unavailable(outcome));
         listener = None;

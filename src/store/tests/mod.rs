@@ -22,9 +22,10 @@ use crate::model::entropy::{Entropy, SystemEntropy};
 use crate::model::id::{KeyId, OrgId, SessionId, UserId};
 use crate::model::secret::Secret;
 use crate::model::session::Session;
-use crate::model::time::Timestamp;
+use crate::model::time::{SystemClock, Timestamp};
+use crate::observe::metrics::Metrics;
 
-use super::{NewAccount, Registered, Settings, Store};
+use super::{NewAccount, Registered, Settings, Store, StoreError};
 
 /// When claims play.
 pub(super) const T0: Timestamp = Timestamp::from_secs(1_800_000_000);
@@ -57,6 +58,7 @@ pub(super) use on_both;
 pub(super) struct Bench {
     pub store: Store,
     pub settings: Settings,
+    pub metrics: Arc<Metrics>,
 }
 
 pub(super) async fn on_sqlite<F: Future<Output = ()> + Send + 'static>(claim: impl FnOnce(Arc<Bench>) -> F) {
@@ -124,21 +126,28 @@ impl Schema {
     }
 }
 
+/// A store whose counts nobody reads.
+pub(super) async fn open(settings: &Settings) -> Result<Store, StoreError> {
+    Store::open(settings, Arc::new(Metrics::new(T0)), Arc::new(SystemClock::new())).await
+}
+
 impl Bench {
     async fn open(url: String) -> Arc<Self> {
         let settings = Settings { url: url.into(), max_connections: 8, acquire_timeout: Duration::from_secs(10) };
-        Arc::new(Self { store: Store::open(&settings).await.unwrap(), settings })
+        let metrics = Arc::new(Metrics::new(T0));
+        let store = Store::open(&settings, metrics.clone(), Arc::new(SystemClock::new())).await.unwrap();
+        Arc::new(Self { store, settings, metrics })
     }
 
     /// The same database as another process would have it.
     pub async fn elsewhere(&self) -> Store {
-        Store::open(&self.settings).await.unwrap()
+        open(&self.settings).await.unwrap()
     }
 
     /// The same database, with less patience.
     pub async fn impatient(&self) -> Store {
         let settings = Settings { acquire_timeout: Duration::from_millis(300), ..self.settings.clone() };
-        Store::open(&settings).await.unwrap()
+        open(&settings).await.unwrap()
     }
 
     /// Registers `name@example.com`.

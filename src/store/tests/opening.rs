@@ -33,7 +33,7 @@ async fn a_database_of_a_newer_program_is_refused(bench: Arc<Bench>) {
         let mut other = sqlx::PgConnection::connect(url).await.unwrap();
         sqlx::query(NOTE).execute(&mut other).await.unwrap();
     }
-    let Err(refused) = Store::open(&bench.settings).await else { panic!("opened") };
+    let Err(refused) = super::open(&bench.settings).await else { panic!("opened") };
     assert!(matches!(refused, StoreError::Newer { found: 999, known: migrate::NEWEST }));
     assert!(refused.to_string().starts_with("the database has schema version 999, this program knows up to"));
 }
@@ -43,7 +43,7 @@ async fn open_eight_at_once(url: &str) {
         .map(|n| {
             let settings = settings(url.to_owned());
             tokio::spawn(async move {
-                let store = Store::open(&settings).await?;
+                let store = super::open(&settings).await?;
                 store.register(REALM, &account(&format!("u{n}"))).await?;
                 Ok::<Store, StoreError>(store)
             })
@@ -96,7 +96,7 @@ async fn sqlite_files_are_ours_alone_and_commits_are_synced() {
 async fn postgres_sessions_wait_for_the_log_and_for_nothing_else_without_end() {
     super::in_schema(async |schema: Arc<Schema>| {
         // As on a server whose default is to acknowledge early.
-        let store = Store::open(&settings(format!("{}&options[synchronous_commit]=off", schema.url))).await.unwrap();
+        let store = super::open(&settings(format!("{}&options[synchronous_commit]=off", schema.url))).await.unwrap();
         let Pool::Postgres(pool) = &store.pool else { unreachable!() };
         for (setting, expected) in [
             ("synchronous_commit", "on"),
@@ -112,7 +112,7 @@ async fn postgres_sessions_wait_for_the_log_and_for_nothing_else_without_end() {
         store.close().await;
         // A stronger default is kept.
         let store =
-            Store::open(&settings(format!("{}&options[synchronous_commit]=remote_apply", schema.url))).await.unwrap();
+            super::open(&settings(format!("{}&options[synchronous_commit]=remote_apply", schema.url))).await.unwrap();
         let Pool::Postgres(pool) = &store.pool else { unreachable!() };
         let value: String =
             sqlx::query_scalar("SELECT current_setting('synchronous_commit')").fetch_one(pool).await.unwrap();
@@ -133,10 +133,10 @@ async fn a_url_that_cannot_be_used_is_told_without_being_shown() {
         "hunter2",
         "",
     ] {
-        let Err(error) = Store::open(&settings(url.to_owned())).await else { panic!("{url} was opened") };
+        let Err(error) = super::open(&settings(url.to_owned())).await else { panic!("{url} was opened") };
         assert!(matches!(error, StoreError::Url { .. }), "{url}: {error}");
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
     }
-    let Err(error) = Store::open(&settings("sqlite:///proc/no/such/place.db".into())).await else { panic!("opened") };
+    let Err(error) = super::open(&settings("sqlite:///proc/no/such/place.db".into())).await else { panic!("opened") };
     assert!(matches!(error, StoreError::Unavailable { .. }) && error.to_string().contains("/proc/no/such"), "{error}");
 }

@@ -14,22 +14,24 @@
 //!
 //! A user or organization is named by its id as clients see it, or by a user's e-mail address or sign-in name.
 
+mod asked;
+mod shown;
+
 use std::sync::Arc;
 
 use http::Method;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+
+use asked::{Fields, Query};
 
 use crate::config::snapshot::Site;
-use crate::model::account::{Account, Organization, User};
-use crate::model::api_key::ApiKey;
+use crate::model::account::{Account, Organization};
 use crate::model::change::{Change, Changed};
 use crate::model::id::{KeyId, OrgId, SessionId, UserId};
-use crate::model::session::Session;
-use crate::model::time::{Now, Timestamp};
-use crate::model::window::Window;
+use crate::model::time::Now;
 use crate::observe::audit::Act;
 use crate::rules::identity;
-use crate::store::{Page, Revoked, Store, StoreError, UserFilter};
+use crate::store::{Revoked, Store, StoreError, UserFilter};
 
 /// What operator acts work on.
 pub struct Desk<'a> {
@@ -93,7 +95,7 @@ async fn act(desk: &Desk<'_>, method: &Method, path: &str, query: &str, body: &[
     let ["v1", "sites", rest @ ..] = &parts[..] else { return Err(no_resource(path)) };
     let [name, rest @ ..] = rest else {
         only(method, &[Method::GET], "GET")?;
-        return Ok(json!({ "sites": desk.sites.iter().map(|site| site_json(site)).collect::<Vec<_>>() }));
+        return Ok(json!({ "sites": desk.sites.iter().map(|site| shown::site(site)).collect::<Vec<_>>() }));
     };
     let site = desk.sites.iter().find(|site| site.name == *name).ok_or_else(|| {
         let names: Vec<&str> = desk.sites.iter().map(|site| site.name.as_str()).collect();
@@ -102,18 +104,18 @@ async fn act(desk: &Desk<'_>, method: &Method, path: &str, query: &str, body: &[
     let counter = Counter { desk, site };
     match (rest, method) {
         (["users"], &Method::GET) => counter.users(query).await,
-        (["users", user], &Method::GET) => Ok(counter.account_json(&counter.account(user).await?)),
+        (["users", user], &Method::GET) => Ok(shown::account(&counter, &counter.account(user).await?)),
         (["users", user], &Method::PATCH) => counter.change_user(user, body).await,
         (["users", user, "sessions"], &Method::GET) => counter.sessions(user).await,
         (["users", user, "sessions"], &Method::DELETE) => counter.end_sessions(user).await,
         (["users", user, "sessions", session], &Method::DELETE) => counter.end_session(user, session).await,
         (["orgs"], &Method::GET) => counter.orgs(query).await,
-        (["orgs", org], &Method::GET) => Ok(counter.org_json(&counter.org(org).await?)),
+        (["orgs", org], &Method::GET) => Ok(shown::org(&counter, &counter.org(org).await?)),
         (["orgs", org], &Method::PATCH) => counter.change_org(org, body).await,
         (["orgs", org, "keys"], &Method::GET) => counter.keys(org, query).await,
         (["orgs", org, "keys", key], &Method::DELETE) => counter.revoke_key(org, key).await,
-        (["users"] | ["orgs"] | ["orgs", _, "keys"], _) => Err(wrong_method(method, "GET")),
-        (["users", _] | ["orgs", _], _) => Err(wrong_method(method, "GET or PATCH")),
+        (["users" | "orgs"] | ["orgs", _, "keys"], _) => Err(wrong_method(method, "GET")),
+        (["users" | "orgs", _], _) => Err(wrong_method(method, "GET or PATCH")),
         (["users", _, "sessions"], _) => Err(wrong_method(method, "GET or DELETE")),
         (["users", _, "sessions", _] | ["orgs", _, "keys", _], _) => Err(wrong_method(method, "DELETE")),
         _ => Err(no_resource(path)),
@@ -137,7 +139,7 @@ impl Counter<'_> {
         };
         let found = self.desk.store.users(&self.site.realm, &filter, query.page()?).await?;
         let next = found.last().map(|account| account.user.id.to_text());
-        let users: Vec<Value> = found.iter().map(|account| self.account_json(account)).collect();
+        let users: Vec<Value> = found.iter().map(|account| shown::account(self, account)).collect();
         Ok(json!({ "users": users, "next": next }))
     }
 
@@ -145,7 +147,7 @@ impl Counter<'_> {
         let query = Query::parse(query, &["after", "limit"])?;
         let found = self.desk.store.orgs(&self.site.realm, query.page()?).await?;
         let next = found.last().map(|org| org.id.to_text());
-        let orgs: Vec<Value> = found.iter().map(|org| self.org_json(org)).collect();
+        let orgs: Vec<Value> = found.iter().map(|org| shown::org(self, org)).collect();
         Ok(json!({ "orgs": orgs, "next": next }))
     }
 
@@ -166,7 +168,7 @@ impl Counter<'_> {
             store.set_user_disabled(realm, user, disabled, wall).await?;
             self.done(Changed::User(user), Act::UserDisabled { user, disabled });
         }
-        Ok(self.account_json(&self.account_by_id(user).await?))
+        Ok(shown::account(self, &self.account_by_id(user).await?))
     }
 
     async fn change_org(&self, named: &str, body: &[u8]) -> Result<Value, Refused> {
@@ -184,20 +186,20 @@ impl Counter<'_> {
             self.done(Changed::Org(org), Act::PlanSet { org, plan });
         }
         if let Some(limits) = &limits {
-            store.set_limits(realm, org, limits.as_deref(), wall).await?;
-            self.done(Changed::Org(org), Act::LimitsSet { org, limits: limits.as_deref() });
+            store.set_limits(realm, org, limits.windows(), wall).await?;
+            self.done(Changed::Org(org), Act::LimitsSet { org, limits: limits.windows() });
         }
         if let Some(disabled) = disabled {
             store.set_org_disabled(realm, org, disabled, wall).await?;
             self.done(Changed::Org(org), Act::OrgDisabled { org, disabled });
         }
-        Ok(self.org_json(&self.org_by_id(org).await?))
+        Ok(shown::org(self, &self.org_by_id(org).await?))
     }
 
     async fn sessions(&self, named: &str) -> Result<Value, Refused> {
         let user = self.account(named).await?.user.id;
         let sessions = self.desk.store.sessions(&self.site.realm, user, self.desk.now.wall).await?;
-        let sessions: Vec<Value> = sessions.iter().map(|session| self.session_json(session)).collect();
+        let sessions: Vec<Value> = sessions.iter().map(|session| shown::session(self, session)).collect();
         Ok(json!({ "sessions": sessions }))
     }
 
@@ -229,7 +231,7 @@ impl Counter<'_> {
         let org = self.org(named).await?.id;
         let keys = self.desk.store.keys(&self.site.realm, org, query.page()?).await?;
         let next = keys.last().map(|key| key.id.to_text());
-        let keys: Vec<Value> = keys.iter().map(|key| self.key_json(key)).collect();
+        let keys: Vec<Value> = keys.iter().map(|key| shown::key(self, key)).collect();
         Ok(json!({ "keys": keys, "next": next }))
     }
 
@@ -240,7 +242,7 @@ impl Counter<'_> {
         match self.desk.store.revoke_key(&self.site.realm, org, id, self.desk.now.wall).await? {
             Revoked::Done(key) => {
                 self.done(Changed::Key(id), Act::KeyRevoked { org, key: id });
-                Ok(self.key_json(&key))
+                Ok(shown::key(self, &key))
             }
             Revoked::Unknown => Err(missing()),
         }
@@ -293,56 +295,6 @@ impl Counter<'_> {
         let all: Vec<&str> = all.collect();
         Err(Refused::Invalid(format!("no {what} `{name}` at site {}; there is {}", self.site.name, all.join(", "))))
     }
-
-    fn account_json(&self, account: &Account) -> Value {
-        let User { email, username, name, role, email_verified, disabled, created_at, updated_at, id, org_id } =
-            &account.user;
-        let ids = &self.site.contract.ids;
-        json!({
-            "id": ids.user.render(id.uuid()), "email": email, "username": username, "name": name, "role": role,
-            "email_verified": email_verified, "disabled": disabled, "org_id": ids.org.render(org_id.uuid()),
-            "plan": account.org.plan, "created_at": created_at.to_rfc3339(), "updated_at": updated_at.to_rfc3339(),
-        })
-    }
-
-    fn org_json(&self, org: &Organization) -> Value {
-        json!({
-            "id": self.site.contract.ids.org.render(org.id.uuid()), "name": org.name, "plan": org.plan,
-            "limits": org.limits.as_ref().map(|limits| limits.iter().map(Window::to_string).collect::<Vec<_>>()),
-            "disabled": org.disabled, "created_at": org.created_at.to_rfc3339(), "updated_at": org.updated_at.to_rfc3339(),
-        })
-    }
-
-    fn key_json(&self, key: &ApiKey) -> Value {
-        let ids = &self.site.contract.ids;
-        let permissions: Vec<&str> = key.permissions.iter().map(|permission| permission.as_str()).collect();
-        json!({
-            "id": ids.key.render(key.id.uuid()), "name": key.name, "description": key.description,
-            "user_id": ids.user.render(key.user_id.uuid()), "permissions": permissions, "attributes": key.attributes,
-            "created_at": key.created_at.to_rfc3339(), "expires_at": key.expires_at.map(Timestamp::to_rfc3339),
-            "revoked_at": key.revoked_at.map(Timestamp::to_rfc3339),
-            "last_used_at": key.last_used_at.map(Timestamp::to_rfc3339),
-            "replaced_by": key.replaced_by.map(|id| ids.key.render(id.uuid())),
-            "live": key.is_live(self.desk.now.wall),
-        })
-    }
-
-    fn session_json(&self, session: &Session) -> Value {
-        json!({
-            "id": self.site.contract.ids.session.render(session.id.uuid()), "address": session.address,
-            "device": session.device, "created_at": session.created_at.to_rfc3339(),
-            "last_active_at": session.last_active_at.to_rfc3339(), "ends_at": session.ends_at.to_rfc3339(),
-        })
-    }
-}
-
-fn site_json(site: &Site) -> Value {
-    let names = |names: Vec<&str>| Value::from(names);
-    json!({
-        "name": site.name, "hosts": site.hosts,
-        "roles": names(site.contract.roles.iter().map(|role| role.name.as_str()).collect()),
-        "plans": names(site.contract.plans.iter().map(|plan| plan.name.as_str()).collect()),
-    })
 }
 
 /// An id in the site's style, or as the store and `next` spell it.
@@ -360,85 +312,4 @@ fn wrong_method(method: &Method, allowed: &'static str) -> Refused {
 
 fn only(method: &Method, allowed: &[Method], names: &'static str) -> Result<(), Refused> {
     if allowed.contains(method) { Ok(()) } else { Err(wrong_method(method, names)) }
-}
-
-/// A query string whose names are all known.
-struct Query(Vec<(String, String)>);
-
-impl Query {
-    fn parse(text: &str, known: &[&str]) -> Result<Self, Refused> {
-        let pairs: Vec<(String, String)> = form_urlencoded::parse(text.as_bytes()).into_owned().collect();
-        match pairs.iter().find(|(name, _)| !known.contains(&name.as_str())) {
-            Some((name, _)) => Err(Refused::Invalid(format!("no parameter `{name}`; there is {}", known.join(", ")))),
-            None => Ok(Self(pairs)),
-        }
-    }
-
-    fn value(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
-    }
-
-    fn page<Id: From<uuid::Uuid>>(&self) -> Result<Page<Id>, Refused> {
-        let limit = match self.value("limit").map(str::parse::<u32>) {
-            None => 100,
-            Some(Ok(limit @ 1..=1000)) => limit,
-            Some(_) => return Err(Refused::Invalid("`limit` is a whole number from 1 to 1000".to_owned())),
-        };
-        let after = match self.value("after").map(uuid::Uuid::try_parse) {
-            None => None,
-            Some(Ok(after)) => Some(Id::from(after)),
-            Some(Err(_)) => return Err(Refused::Invalid("`after` is what `next` of the last page said".to_owned())),
-        };
-        Ok(Page { after, limit })
-    }
-}
-
-/// A JSON object whose names are all known.
-struct Fields(Map<String, Value>);
-
-impl Fields {
-    fn parse(body: &[u8], known: &[&str]) -> Result<Self, Refused> {
-        let fields: Map<String, Value> = serde_json::from_slice(body)
-            .map_err(|error| Refused::Invalid(format!("the body is not a JSON object: {error}")))?;
-        match fields.keys().find(|name| !known.contains(&name.as_str())) {
-            Some(name) => Err(Refused::Invalid(format!("no field `{name}`; there is {}", known.join(", ")))),
-            None if fields.is_empty() => {
-                Err(Refused::Invalid(format!("nothing to change; there is {}", known.join(", "))))
-            }
-            None => Ok(Self(fields)),
-        }
-    }
-
-    fn text(&self, name: &str) -> Result<Option<&str>, Refused> {
-        match self.0.get(name) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(Refused::Invalid(format!("`{name}` is a string"))),
-        }
-    }
-
-    fn boolean(&self, name: &str) -> Result<Option<bool>, Refused> {
-        match self.0.get(name) {
-            None => Ok(None),
-            Some(Value::Bool(yes)) => Ok(Some(*yes)),
-            Some(_) => Err(Refused::Invalid(format!("`{name}` is true or false"))),
-        }
-    }
-
-    /// Absent: leave as it is; null: back to the plan's; an array: the organization's own (empty: unlimited).
-    fn windows(&self, name: &str) -> Result<Option<Option<Vec<Window>>>, Refused> {
-        match self.0.get(name) {
-            None => Ok(None),
-            Some(Value::Null) => Ok(Some(None)),
-            Some(Value::Array(texts)) => {
-                let windows = texts.iter().map(|text| {
-                    let text =
-                        text.as_str().ok_or_else(|| Refused::Invalid(format!("`{name}` is an array of strings")))?;
-                    text.parse().map_err(|error| Refused::Invalid(format!("`{name}`: `{text}`: {error}")))
-                });
-                windows.collect::<Result<Vec<Window>, Refused>>().map(|windows| Some(Some(windows)))
-            }
-            Some(_) => Err(Refused::Invalid(format!("`{name}` is null or an array such as [\"100/1h\"]"))),
-        }
-    }
 }
