@@ -1,6 +1,5 @@
 //! A wire to a server that can be frozen and cut, at will and again and again.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use sqlx::postgres::PgConnectOptions;
@@ -22,7 +21,6 @@ pub enum Line {
 
 /// A relay on a loopback port of its own.
 pub struct Relay {
-    pub address: SocketAddr,
     line: watch::Sender<Line>,
     task: JoinHandle<()>,
 }
@@ -49,7 +47,7 @@ impl Relay {
         let (who, rest) = rest.split_once('@').map_or(("", rest), |(who, rest)| (who, rest));
         // A socket's folder stands in the query; through here it is not asked for.
         let database = rest.split_once('/').map_or("", |(_, path)| path.split('?').next().unwrap_or_default());
-        (Self { address, line, task }, format!("{scheme}://{who}@{address}/{database}"))
+        (Self { line, task }, format!("{scheme}://{who}@{address}/{database}"))
     }
 
     pub fn set(&self, line: Line) {
