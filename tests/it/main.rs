@@ -6,6 +6,7 @@ mod cli;
 mod client;
 mod durability;
 mod edge;
+mod fleet;
 mod harness;
 mod key_plans;
 mod limits;
