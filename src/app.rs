@@ -126,8 +126,14 @@ fn listen(mut running: Running, acceptor: Option<&TlsAcceptor>, head: i64) -> an
     let gateway = Arc::clone(&running.gateway);
     let boot = running.boot.clone();
     let places = Arc::new(Semaphore::new(boot.connections.max));
-    for (address, tls) in boot.https.iter().map(|at| (*at, true)).chain(boot.http.iter().map(|at| (*at, false))) {
-        let listener = bind(address)?;
+    let doors = boot.https.iter().map(|at| (*at, true)).chain(boot.http.iter().map(|at| (*at, false)));
+    // All of them or none: nobody is served by a process that is about to fail.
+    let doors: Vec<_> = doors.map(|(at, tls)| Ok((bind(at)?, tls))).collect::<anyhow::Result<_>>()?;
+    let admin = match &boot.admin {
+        Some(settings) => Some((bind(settings.addr)?, settings)),
+        None => None,
+    };
+    for (listener, tls) in doors {
         let bound = listener.local_addr()?;
         let door = Door {
             tls: if tls { acceptor.cloned() } else { None },
@@ -141,8 +147,7 @@ fn listen(mut running: Running, acceptor: Option<&TlsAcceptor>, head: i64) -> an
         let first = if tls { &mut running.https } else { &mut running.http };
         first.get_or_insert(bound);
     }
-    if let Some(settings) = &boot.admin {
-        let listener = bind(settings.addr)?;
+    if let Some((listener, settings)) = admin {
         let bound = listener.local_addr()?;
         tracing::info!(address = %bound, scheme = "admin", "listening");
         running.admin = Some(bound);

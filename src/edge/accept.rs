@@ -67,7 +67,12 @@ async fn serve(gateway: Arc<Gateway>, socket: TcpStream, peer: SocketAddr, door:
             connection::serve(gateway, socket, connection, door.drain).await;
         }
         Some(acceptor) => {
-            let handshake = tokio::time::timeout(gateway.bounds.handshake_timeout, acceptor.accept(socket)).await;
+            let handshake = tokio::time::timeout(gateway.bounds.handshake_timeout, acceptor.accept(socket));
+            let handshake = tokio::select! {
+                handshake = handshake => handshake,
+                // It has asked for nothing yet, and may never: the end does not wait for it.
+                () = door.drain.cancelled() => return,
+            };
             let stream = match handshake {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(_)) => return gateway.metrics.tls.handshake(TlsVersion::Undecided, labels::Handshake::Failed),
