@@ -16,7 +16,7 @@ use crate::model::secret::Secret;
 use crate::observe::audit::{Act, Actor, SignInFailure};
 use crate::rules::identity;
 use crate::rules::password::{MAX_BYTES, Missed};
-use crate::store::Credentials;
+use crate::store::{Credentials, Started, Terms};
 
 /// Signs in.
 pub async fn login(call: &Call<'_>) -> Result<Values, Refusal> {
@@ -39,9 +39,12 @@ pub async fn login(call: &Call<'_>) -> Result<Values, Refusal> {
     if rehash {
         renew_hash(call, &found, password).await;
     }
+    let terms = Terms { password: Some(found.password_version), ..Terms::default() };
     let account = found.account;
     let session = register::new_session(call, &account);
-    call.gateway.store.start_session(call.realm(), &session).await?;
+    if call.gateway.store.start_session(call.realm(), &session, &terms).await? == Started::PasswordChanged {
+        return Err(failed(call, user, SignInFailure::WrongPassword));
+    }
     call.gateway.limiter.clear(&[subject]).await;
     let (user, org) = (account.user.id, account.org.id);
     call.audit(Actor::User(user), Act::SignedIn { user, org, session: session.id });

@@ -54,6 +54,8 @@ pub async fn register(call: &Call<'_>) -> Result<Values, Refusal> {
         username_norm: wanted.username.map(|name| name.norm),
         password_hash,
         session: session.clone(),
+        refresh: None,
+        verification: None,
     };
     match call.gateway.store.register(call.realm(), &new).await? {
         Registered::Done => {}
