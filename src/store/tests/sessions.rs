@@ -123,21 +123,22 @@ async fn use_moves_forward_only_and_wakes_nothing_that_has_ended(bench: Arc<Benc
 
 async fn noting_use_and_ending_sessions_at_once_do_not_wait_for_each_other(bench: Arc<Bench>) {
     let ann = bench.registered("ann").await;
-    for _ in 0..5 {
+    for _ in 0..10 {
         let mut all = Vec::new();
-        for _ in 0..40 {
+        for _ in 0..sessions::TOUCHED_AT_ONCE {
             let one = session(&ann, T0);
             bench.store.start_session(REALM, &one, &Terms::default()).await.unwrap();
             all.push(one.id);
         }
         // In the order that an ending would not take.
         all.sort_unstable_by(|a, b| b.cmp(a));
-        let used: Vec<_> = all.iter().map(|id| (Arc::<str>::from(REALM), *id, at(1))).collect();
+        let used = |secs| all.iter().map(|id| (Arc::<str>::from(REALM), *id, at(secs))).collect::<Vec<_>>();
         at_once(&bench, 8, |store, n| {
-            let (used, user) = (used.clone(), ann.user.id);
+            let (used, whose) = (used(u64::try_from(n).unwrap()), ann.user.id);
             async move {
                 if n == 3 {
-                    assert_eq!(store.end_sessions(REALM, user, None, at(2)).await.unwrap().len(), 40);
+                    let ended = store.end_sessions(REALM, whose, None, at(9)).await.unwrap();
+                    assert_eq!(ended.len(), sessions::TOUCHED_AT_ONCE);
                 } else {
                     store.touch_sessions(&used).await.unwrap();
                 }
