@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use http::Method;
 use smallvec::SmallVec;
 
-use crate::contract::pattern::{MethodSet, Pattern};
+use crate::contract::pattern::{MethodSet, Pattern, is_below};
 
 /// Rules by method and path.
 #[derive(Debug, Default)]
@@ -312,12 +312,7 @@ impl<'r, 'p> Params<'r, 'p> {
 
 /// Whether `path` is one of `prefixes` or below one, whatever its case: nothing there is ever forwarded.
 pub fn is_under<'a>(prefixes: impl IntoIterator<Item = &'a str>, path: &str) -> bool {
-    prefixes.into_iter().any(|prefix| {
-        let prefix = prefix.trim_end_matches('/').as_bytes();
-        let path = path.as_bytes();
-        path.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-            && matches!(path.get(prefix.len()), None | Some(b'/'))
-    })
+    prefixes.into_iter().any(|prefix| is_below(prefix.trim_end_matches('/'), path))
 }
 
 fn lower(segment: &str) -> Cow<'_, str> {

@@ -1,29 +1,34 @@
 //! From the file as written to a contract that can be used.
 //!
 //! Pure: text in, [`Contract`] or every error out. Here stand the parts that speak of nothing but
-//! themselves (ids, tokens, keys, schemes, roles, plans); what is served stands in [`super::wire`], what is asked in [`super::require`], what a
+//! themselves (ids, keys, schemes, roles, plans); how long things live stands in `lifetimes`, what is served stands in [`super::wire`], what is asked in [`super::require`], what a
 //! refusal looks like in `problems`. Called by `config` for each site, and by `tollgate contract show`.
 
 use std::time::Duration;
 
 use toml::Spanned;
 
-use super::raw::{Named, RawContract, RawIds, RawKeys, RawPassword, RawPlan, RawRole, RawTokens};
+use super::lifetimes::{self, duration};
+use super::raw::{Named, RawContract, RawIds, RawKeys, RawPassword, RawPlan, RawRole};
 use super::source::{self, Located, Report, Source, suggest};
 use super::{
-    Carried, Contract, IdStyles, KeyRules, PasswordRules, Plan, Role, Scheme, TokenRules, problems, require, wire,
+    Carried, Contract, IdStyles, KeyRules, PasswordRules, Plan, Role, Scheme, agents, problems, require, wire,
 };
 use crate::model::access::{Permission, Permissions, RoleId};
 use crate::model::id::IdStyle;
 use crate::model::window::{Window, parse_duration};
 
 /// The contracts built into the binary.
-pub const BUILTIN: &[&str] = &["vantage"];
+pub const BUILTIN: &[&str] = &["vantage", "rag-modulo", "stackaudit", "chatops", "langgraph"];
 
 /// The text of a built-in contract.
 pub fn builtin(name: &str) -> Option<&'static str> {
     match name {
         "vantage" => Some(include_str!("../../config/contracts/vantage.toml")),
+        "rag-modulo" => Some(include_str!("../../config/contracts/rag-modulo.toml")),
+        "stackaudit" => Some(include_str!("../../config/contracts/stackaudit.toml")),
+        "chatops" => Some(include_str!("../../config/contracts/chatops.toml")),
+        "langgraph" => Some(include_str!("../../config/contracts/langgraph.toml")),
         _ => None,
     }
 }
@@ -64,8 +69,10 @@ pub fn compile(source: &Source, raw: &RawContract) -> Result<Contract, Vec<Locat
     name(&raw.name, "a contract's name", report_to);
     let roles = roles(&raw.role, report_to);
     let plans = plans(&raw.plan, report_to);
-    let keys = raw.keys.as_ref().map(|keys| key_rules(keys, report_to));
+    let keys = raw.keys.as_ref().map(|keys| key_rules(keys, &plans, report_to));
     let schemes = schemes(&raw.schemes, keys.is_some(), report_to);
+    let tokens = lifetimes::tokens(&raw.tokens, report_to);
+    let mail = raw.mail.as_ref().map(|raw| lifetimes::mail(raw.get_ref(), report_to));
     let native_prefixes = wire::native_prefixes(&raw.native_prefixes, report_to);
     let operations = wire::operations(
         &raw.operation,
@@ -75,20 +82,23 @@ pub fn compile(source: &Source, raw: &RawContract) -> Result<Contract, Vec<Locat
             prefixes: &native_prefixes,
             schemes: &schemes,
             keys: keys.is_some(),
+            refresh: tokens.refresh.as_ref().map(|refresh| refresh.rotation),
+            mail: mail.is_some(),
         },
         report_to,
     );
+    lifetimes::used(raw, report_to);
     let contract = Contract {
         name: raw.name.get_ref().clone(),
         ids: id_styles(&raw.ids, report_to),
-        tokens: token_rules(&raw.tokens, report_to),
-        sessions: super::SessionRules::default(),
-        mail: None,
-        agents: None,
+        sessions: lifetimes::sessions(&raw.sessions, report_to),
+        agents: raw.agents.as_ref().and_then(|raw| agents::compile(raw, keys.is_some(), &native_prefixes, report_to)),
         password: password_rules(&raw.password, report_to),
         register_role: register_role(raw.register_role.as_ref(), &roles, report_to),
         guards: require::guards(&raw.guard, &roles, &plans, &native_prefixes, report_to),
         problems: problems::compile(&raw.problem, report_to),
+        tokens,
+        mail,
         keys,
         schemes,
         roles,
@@ -134,40 +144,7 @@ fn prefix(raw: &Spanned<String>, what: &str, remedy: &str, report: &mut Report<'
     }
 }
 
-fn token_rules(raw: &RawTokens, report: &mut Report<'_>) -> TokenRules {
-    const HOUR: Duration = Duration::from_hours(1);
-    let access_ttl = duration(raw.access_ttl.as_ref(), HOUR, report);
-    let session_lifetime = duration(raw.session_lifetime.as_ref(), HOUR * 24 * 30, report);
-    if let Some(raw) = &raw.access_ttl
-        && (access_ttl.subsec_millis() != 0 || access_ttl.is_zero())
-    {
-        // `expires_in` and `exp` are whole seconds (RFC 6749 section 5.1, RFC 7519 section 2).
-        report.tell(&raw.span(), "a token lives whole seconds, at least one", "write a length such as `1h`");
-    }
-    if session_lifetime < access_ttl {
-        let place = raw.session_lifetime.as_ref().or(raw.access_ttl.as_ref()).map_or(0..0, Spanned::span);
-        report.tell(&place, "a session would end before its first token", "make session_lifetime at least access_ttl");
-    }
-    TokenRules { access_ttl, session_lifetime, refresh: None }
-}
-
-/// Ten years: beyond it a length of time is a slip of the keyboard.
-const LONGEST: Duration = Duration::from_hours(24 * 3_653);
-
-/// A length of time up to [`LONGEST`]; what is wrong is told.
-fn duration(raw: Option<&Spanned<String>>, default: Duration, report: &mut Report<'_>) -> Duration {
-    let Some(raw) = raw else { return default };
-    match parse_duration(raw.get_ref()) {
-        Some(length) if length <= LONGEST => length,
-        _ => {
-            let message = "a length of time is a whole number and ms, s, m, h or d, at most 3653d";
-            report.tell(&raw.span(), message, "write a length such as `30m` or `7d`");
-            default
-        }
-    }
-}
-
-fn key_rules(raw: &RawKeys, report: &mut Report<'_>) -> KeyRules {
+fn key_rules(raw: &RawKeys, plans: &[Plan], report: &mut Report<'_>) -> KeyRules {
     prefix(&raw.prefix, "a key's prefix", "write a prefix such as `vantage_`", report);
     let expires_after = raw.expires_after.as_ref().map(|raw| duration(Some(raw), Duration::ZERO, report));
     if let (Some(raw), Some(Duration::ZERO)) = (&raw.expires_after, expires_after)
@@ -183,6 +160,7 @@ fn key_rules(raw: &RawKeys, report: &mut Report<'_>) -> KeyRules {
         prefix: raw.prefix.get_ref().clone(),
         expires_after,
         permissions: permissions(&raw.permissions, report),
+        requires: require::of_plans(raw.plans.as_ref(), plans, report),
         rotation_overlap: duration(raw.rotation_overlap.as_ref(), Duration::from_hours(24), report),
     }
 }

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::Served;
+use super::form::{self, is_form};
 use super::json::{parse, shortened};
 use super::slot::{Field, Kind};
+use super::{Bodies, Read, Served};
 use crate::model::problem::{FieldError, Problem};
 use crate::model::time::Timestamp;
 
@@ -20,6 +21,8 @@ use crate::model::time::Timestamp;
 pub const MAX_BODY: usize = 1024 * 1024;
 /// Array elements and object entries in one field.
 const MAX_ENTRIES: usize = 256;
+/// The bytes of an object of anything, as compact JSON.
+const MAX_OBJECT: usize = 4096;
 
 /// What a client sent, field by field.
 pub struct Input {
@@ -58,21 +61,21 @@ pub fn decode<'p>(
     path_params: impl Iterator<Item = (&'p str, &'p str)>,
 ) -> Result<Input, Problem> {
     // An operation that reads no body does not care what a client puts there.
-    let sent = if served.reads.is_empty() { Map::new() } else { object(content_type, body)? };
+    let sent = if served.reads.is_empty() { Map::new() } else { object(served.bodies, content_type, body)? };
     let mut errors = Vec::new();
     let mut fields = Vec::new();
     for read in &served.reads {
-        let value = sent.get(&read.key).map_or(Ok(None), |value| typed(read.field, value));
-        let required = read.required;
+        let (key, value) = named(read, &sent);
+        let value = value.map_or(Ok(None), |value| typed(read.field, value));
         match &value {
-            Err((within, message)) => errors.push(FieldError::new(format!("{}{within}", read.key), *message)),
-            Ok(None) if required => errors.push(FieldError::new(&read.key, "is required")),
-            Ok(Some(Typed::Text(text))) if required && text.is_empty() => {
-                errors.push(FieldError::new(&read.key, "must not be empty"));
+            Err((within, message)) => errors.push(FieldError::new(format!("{key}{within}"), *message)),
+            Ok(None) if read.required => errors.push(FieldError::new(key, "is required")),
+            Ok(Some(Typed::Text(text))) if read.required && text.is_empty() => {
+                errors.push(FieldError::new(key, "must not be empty"));
             }
             Ok(_) => {}
         }
-        fields.push(Given { field: read.field, key: read.key.clone(), value: value.unwrap_or_default() });
+        fields.push(Given { field: read.field, key: key.to_owned(), value: value.unwrap_or_default() });
     }
     for (name, value) in path_params {
         if let Some(field) = Field::from_name(name) {
@@ -143,13 +146,23 @@ impl Input {
     }
 }
 
+/// The name under which a field was sent, and what it holds: of several names the first that was.
+fn named<'r>(read: &'r Read, sent: &'r Map<String, Value>) -> (&'r str, Option<&'r Value>) {
+    let mut names = [&read.key].into_iter().chain(&read.or);
+    let found = names.find_map(|name| Some((name, sent.get(name).filter(|value| !value.is_null())?)));
+    found.map_or((&read.key, None), |(name, value)| (name, Some(value)))
+}
+
 /// The body as an object; an empty body is an empty object.
-fn object(content_type: Option<&str>, body: &[u8]) -> Result<Map<String, Value>, Problem> {
+fn object(bodies: Bodies, content_type: Option<&str>, body: &[u8]) -> Result<Map<String, Value>, Problem> {
     if body.len() > MAX_BODY {
         return Err(Problem::PayloadTooLarge);
     }
     if body.trim_ascii().is_empty() {
         return Ok(Map::new());
+    }
+    if bodies == Bodies::JsonOrForm && content_type.is_some_and(is_form) {
+        return form::parse(body).map_err(|error| Problem::InvalidRequest(vec![error]));
     }
     if !content_type.is_none_or(is_json) {
         return Err(Problem::UnsupportedMediaType);
@@ -197,7 +210,7 @@ fn typed(field: Field, value: &Value) -> Result<Option<Typed>, Wrong> {
         }
         (Kind::Strings, Value::Object(_)) => return Err(whole("has too many entries")),
         (Kind::Strings, _) => return Err(whole("must be an object whose values are strings")),
-        (Kind::Object, value) if value.is_object() => Typed::Object(value.clone()),
+        (Kind::Object, value) if value.is_object() => Typed::Object(bounded(value).map_err(whole)?),
         (Kind::Object, _) => return Err(whole("must be an object")),
         (Kind::Seconds, value) => match value.as_u64() {
             Some(seconds) => Typed::Seconds(Duration::from_secs(seconds)),
@@ -211,6 +224,24 @@ fn typed(field: Field, value: &Value) -> Result<Option<Typed>, Wrong> {
     Ok(Some(typed))
 }
 
+/// What a client says of itself is kept and shown as it is: it must be short.
+fn bounded(value: &Value) -> Result<Value, &'static str> {
+    match value.to_string().len() {
+        length if length > MAX_OBJECT => Err("is longer than 4096 bytes"),
+        _ if holds_nul(value) => Err("must not contain the character U+0000"),
+        _ => Ok(value.clone()),
+    }
+}
+
+fn holds_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(holds_nul),
+        Value::Object(fields) => fields.iter().any(|(key, value)| key.contains('\0') || holds_nul(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
 fn string(value: &Value) -> Result<String, &'static str> {
     value.as_str().ok_or("must be a string").and_then(clean)
 }
@@ -218,157 +249,4 @@ fn string(value: &Value) -> Result<String, &'static str> {
 /// `PostgreSQL` keeps no NUL in a text, and C programs behind us end one there.
 fn clean(text: &str) -> Result<String, &'static str> {
     if text.contains('\0') { Err("must not contain the character U+0000") } else { Ok(text.to_owned()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::contract::compile::{builtin, load};
-    use crate::contract::operation::Operation;
-    use crate::contract::source::Source;
-
-    fn read(operation: Operation, content_type: Option<&str>, body: &str) -> Result<Input, Problem> {
-        let contract = load(&Source::new("vantage", builtin("vantage").unwrap())).unwrap();
-        let served = contract.operations.iter().find(|served| served.operation == operation).unwrap();
-        decode(
-            served,
-            content_type,
-            body.as_bytes(),
-            [("key_id", "key_1")].into_iter().take(usize::from(served.on.path.contains("key_id"))),
-        )
-    }
-
-    fn wrong(operation: Operation, body: &str) -> Vec<(String, String)> {
-        match read(operation, Some("application/json"), body) {
-            Err(Problem::InvalidRequest(errors)) => errors.into_iter().map(|each| (each.field, each.message)).collect(),
-            other => panic!("{body}: {other:?}"),
-        }
-    }
-
-    fn one(operation: Operation, body: &str, field: &str, message: &str) {
-        assert_eq!(wrong(operation, body), [(field.to_owned(), message.to_owned())], "{body}");
-    }
-
-    #[test]
-    fn the_documented_bodies_are_read() {
-        let body =
-            r#"{"email": "user@example.com", "password": "secure_password", "name": "John Doe", "role": "owner"}"#;
-        let input = read(Operation::Register, Some("application/json"), body).unwrap();
-        assert_eq!(input.required_text(Field::Email), Ok("user@example.com"));
-        assert_eq!(input.text(Field::Name), Ok(Some("John Doe")));
-        assert_eq!(input.text(Field::Username), Ok(None));
-
-        let body = r#"{"name": "My API Key", "description": null, "permissions": ["read:posts", "write:posts"],
-            "expires_at": "2025-01-15T11:00:00+01:00", "attributes": {"server_id": "s"}}"#;
-        let input = read(Operation::KeyCreate, Some("application/json; charset=utf-8"), body).unwrap();
-        assert_eq!(input.text(Field::KeyDescription), Ok(None));
-        assert_eq!(input.texts(Field::KeyPermissions).unwrap().unwrap(), ["read:posts", "write:posts"]);
-        assert_eq!(input.timestamp(Field::KeyExpiresAt), Ok(Some(Timestamp::from_millis(1_736_935_200_000))));
-        assert_eq!(input.object(Field::KeyAttributes).unwrap().unwrap()["server_id"], "s");
-        assert_eq!(input.error(Field::KeyName, "is taken"), FieldError::new("name", "is taken"));
-    }
-
-    #[test]
-    fn a_body_that_an_operation_does_not_need_may_be_absent_or_anything() {
-        let input = read(Operation::KeyRotate, None, "").unwrap();
-        assert_eq!((input.seconds(Field::OverlapSeconds), input.required_text(Field::KeyId)), (Ok(None), Ok("key_1")));
-        let input = read(Operation::KeyRotate, Some("application/json"), r#"{"overlap_seconds": 0}"#).unwrap();
-        assert_eq!(input.seconds(Field::OverlapSeconds), Ok(Some(Duration::ZERO)));
-        read(Operation::RefreshBearer, Some("text/plain"), "\u{0}{{{").unwrap();
-    }
-
-    #[test]
-    fn everything_that_is_wrong_is_told_at_once_by_the_clients_names() {
-        let told = wrong(Operation::Register, r#"{"email": 1, "name": ["x"]}"#);
-        let told: Vec<String> = told.iter().map(|(field, message)| format!("{field} {message}")).collect();
-        assert_eq!(told, ["email must be a string", "password is required", "name must be a string"]);
-        let told = wrong(Operation::Login, "");
-        assert_eq!(told.iter().map(|each| each.0.as_str()).collect::<Vec<_>>(), ["email", "password"]);
-    }
-
-    #[test]
-    fn a_value_of_another_type_is_never_bent_into_the_right_one() {
-        let key = |rest: &str| format!(r#"{{"name": "k", {rest}}}"#);
-        for (rest, field, message) in [
-            (r#""permissions": "read:posts""#, "permissions", "must be an array of strings"),
-            (r#""permissions": ["a", 1]"#, "permissions[1]", "must be a string"),
-            (r#""attributes": []"#, "attributes", "must be an object whose values are strings"),
-            (r#""attributes": {"a": {}}"#, "attributes.a", "must be a string"),
-            (r#""expires_at": 1736935200"#, "expires_at", "must be a time such as 2025-01-15T10:00:00Z"),
-            (r#""expires_at": "2025-01-15""#, "expires_at", "must be a time such as 2025-01-15T10:00:00Z"),
-            (r#""description": true"#, "description", "must be a string"),
-            (r#""description": "\u0000""#, "description", "must not contain the character U+0000"),
-        ] {
-            one(Operation::KeyCreate, &key(rest), field, message);
-        }
-        for bad in ["-1", "1.5", "60.0", "\"60\"", "1e3", "99999999999999999999", "true", "[]"] {
-            let body = format!(r#"{{"overlap_seconds": {bad}}}"#);
-            one(Operation::KeyRotate, &body, "overlap_seconds", "must be a whole number of seconds");
-        }
-        one(Operation::Login, r#"{"email": "", "password": "x"}"#, "email", "must not be empty");
-        one(Operation::Login, r#"{"email": null, "password": "x"}"#, "email", "is required");
-    }
-
-    #[test]
-    fn a_key_that_stands_twice_is_refused_wherever_it_stands() {
-        one(Operation::Login, r#"{"email":"a","password":"b","email":"c"}"#, "email", "stands more than once");
-        // The same key to a parser, in two spellings.
-        one(Operation::Login, r#"{"email":"a","password":"b","\u0065mail":"c"}"#, "email", "stands more than once");
-        one(Operation::Login, r#"{"email":"a","x":[{"y":{"z":1,"z":2}}]}"#, "x.y.z", "stands more than once");
-        let long = "k".repeat(10_000);
-        one(Operation::Login, &format!(r#"{{"{long}":1,"{long}":2}}"#), &long[..64], "stands more than once");
-    }
-
-    #[test]
-    fn nesting_is_bounded() {
-        let nest =
-            |depth: usize| format!(r#"{{"email":"a","password":"b","x":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
-        read(Operation::Login, None, &nest(31)).unwrap();
-        one(Operation::Login, &nest(32), "x", "is nested too deeply");
-        one(Operation::Login, &nest(100_000), "x", "is nested too deeply");
-    }
-
-    #[test]
-    fn what_is_not_one_json_object_is_refused() {
-        for bad in ["[]", "1", "\"email\"", "null"] {
-            one(Operation::Login, bad, "", "must be a JSON object");
-        }
-        for bad in
-            ["{", "{}{}", "{\"email\":}", "{'email':1}", "{\"a\":1,}", "nul", "{\"a\":\"\\ud800\"}", "{\"a\":NaN}"]
-        {
-            let told = wrong(Operation::Login, bad);
-            assert!(
-                told.len() == 1 && told[0].0.is_empty() && told[0].1.starts_with("is not JSON: line 1"),
-                "{bad}: {told:?}"
-            );
-        }
-        let contract = load(&Source::new("vantage", builtin("vantage").unwrap())).unwrap();
-        let login = &contract.operations[1];
-        let told = decode(login, None, b"{\"email\":\"\xff\"}", std::iter::empty()).unwrap_err();
-        assert_eq!(told.kind().name(), "invalid_request");
-    }
-
-    #[test]
-    fn only_json_is_read() {
-        let body = r#"{"email":"a","password":"b"}"#;
-        for good in
-            [None, Some("application/json"), Some("Application/JSON ; charset=UTF-8"), Some("application/x.y+json")]
-        {
-            read(Operation::Login, good, body).unwrap();
-        }
-        for bad in
-            ["application/x-www-form-urlencoded", "text/json", "application/jsonx", "application/+json", "", "json"]
-        {
-            let told = read(Operation::Login, Some(bad), body).unwrap_err();
-            assert_eq!(told, Problem::UnsupportedMediaType, "{bad}");
-        }
-        let long = " ".repeat(MAX_BODY + 1);
-        assert_eq!(read(Operation::Login, None, &long).unwrap_err(), Problem::PayloadTooLarge);
-    }
-
-    #[test]
-    fn debug_shows_no_value() {
-        let input = read(Operation::Login, None, r#"{"email":"a@b","password":"hunter2"}"#).unwrap();
-        assert_eq!(format!("{input:?}"), r#"{"identifier", "password"}"#);
-    }
 }

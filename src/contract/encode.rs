@@ -82,6 +82,11 @@ pub fn problem(contract: &Contract, problem: &Problem) -> Rendered {
     if let Some(body) = &shape.rendered {
         return Rendered { status: shape.status, body: body.clone() };
     }
+    Rendered { status: shape.status, body: filled(&shape.body, &said(contract, problem)).into() }
+}
+
+/// What a refusal says in the words of `contract`: its code, its message, and what the problem itself knows.
+pub(super) fn said(contract: &Contract, problem: &Problem) -> Values {
     let values = match problem {
         Problem::PlanRequired(plans) => Values::new().set(Slot::Plans, contract.plan_titles(*plans)),
         Problem::InvalidRequest(errors) => {
@@ -90,7 +95,10 @@ pub fn problem(contract: &Contract, problem: &Problem) -> Rendered {
         Problem::MalformedRequest(what) => Values::new().set(Slot::Reasons, *what),
         _ => Values::new(),
     };
-    Rendered { status: shape.status, body: fill(shape, values).into() }
+    match contract.problems.get(&problem.kind()) {
+        Some(shape) => worded(shape, values),
+        None => values,
+    }
 }
 
 /// A refusal where there is no product to speak for: no site has the request's host.
@@ -104,15 +112,23 @@ pub fn plain_problem(problem: &Problem) -> Rendered {
     Rendered { status: kind.default_status(), body: body.into() }
 }
 
-/// The body of `shape` with its code, its message and what the problem itself says.
-pub(super) fn fill(shape: &ProblemShape, mut values: Values) -> Vec<u8> {
+/// The body of a shape that says the same each time.
+pub(super) fn constant(shape: &ProblemShape) -> Vec<u8> {
+    filled(&shape.body, &worded(shape, Values::new()))
+}
+
+fn worded(shape: &ProblemShape, mut values: Values) -> Values {
     if values.value(Slot::Details).is_null() {
         values = values.set(Slot::Details, Value::Object(Map::new()));
     }
     let message = text(&shape.message, &values);
-    let values = values.set(Slot::Code, shape.code.as_str()).set(Slot::Message, message);
+    values.set(Slot::Code, shape.code.as_str()).set(Slot::Message, message)
+}
+
+/// A template with its values, where there is no list.
+pub(super) fn filled(template: &Template, values: &Values) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
-    write(&shape.body, &values, None, &mut out);
+    write(template, values, None, &mut out);
     out
 }
 

@@ -8,10 +8,13 @@
 //!
 //! To add a product: a file in `config/contracts/` (or anywhere: a site names its path), no Rust.
 
+pub mod agents;
 pub mod compile;
 pub mod decode;
 pub mod encode;
+mod form;
 mod json;
+mod lifetimes;
 pub mod operation;
 pub mod pattern;
 mod problems;
@@ -69,7 +72,8 @@ pub struct Contract {
     pub plans: Vec<Plan>,
     /// The operations served natively.
     pub operations: Vec<Served>,
-    /// Paths at and below which nothing is ever forwarded, whatever the case or the method.
+    /// Paths at and below which nothing is ever forwarded, whatever the case or the method. A `{name}` in one is
+    /// any one segment.
     pub native_prefixes: Vec<String>,
     /// What the product asks of requests that are forwarded.
     pub guards: Vec<Guard>,
@@ -174,6 +178,8 @@ pub struct KeyRules {
     pub expires_after: Option<Duration>,
     /// The permissions a key may be given, as families; empty: the product's keys have none.
     pub permissions: Vec<Permission>,
+    /// What is asked wherever a key is shown, beside what its request asks: the plans on which keys count.
+    pub requires: Requirement,
     /// How long a rotated key keeps working beside its successor unless the client asks otherwise.
     pub rotation_overlap: Duration,
 }

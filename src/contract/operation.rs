@@ -77,7 +77,8 @@ pub enum Caller {
     User,
 }
 
-const USER: &[Slot] = &[
+/// A user and their organization.
+pub(super) const USER: &[Slot] = &[
     Slot::UserId,
     Slot::UserEmail,
     Slot::UserUsername,
@@ -94,7 +95,8 @@ const RENEWED: &[Slot] = &joined::<14>(USER, &[Slot::AccessToken, Slot::ExpiresI
 const SIGNED_IN: &[Slot] = &joined::<15>(RENEWED, &[Slot::RefreshToken]);
 const SESSION: &[Slot] =
     &[Slot::SessionId, Slot::SessionDevice, Slot::SessionAddress, Slot::SessionLastActiveAt, Slot::SessionCreatedAt];
-const KEY: &[Slot] = &[
+/// An API key, without its secret.
+pub(super) const KEY: &[Slot] = &[
     Slot::KeyId,
     Slot::KeyName,
     Slot::KeyDescription,
@@ -108,8 +110,8 @@ const KEY: &[Slot] = &[
 ];
 const NEW_KEY: &[Slot] = &joined::<11>(KEY, &[Slot::KeySecret]);
 
-/// `N` is how many there are in both together.
-const fn joined<const N: usize>(one: &[Slot], other: &[Slot]) -> [Slot; N] {
+/// Both lists in one; `N` is how many there are in both together.
+pub(super) const fn joined<const N: usize>(one: &[Slot], other: &[Slot]) -> [Slot; N] {
     assert!(one.len() + other.len() == N);
     let mut all = [Slot::Items; N];
     let mut at = 0;

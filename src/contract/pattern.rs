@@ -129,6 +129,17 @@ impl fmt::Display for Pattern {
     }
 }
 
+/// Whether `path` is `prefix` or stands below it, whatever its case; a `{name}` in the prefix is any one segment.
+pub fn is_below(prefix: &str, path: &str) -> bool {
+    let mut segments = path.split('/');
+    prefix.split('/').all(|wanted| {
+        segments.next().is_some_and(|segment| match parameter(wanted) {
+            Some(_) => !segment.is_empty(),
+            None => segment.eq_ignore_ascii_case(wanted),
+        })
+    })
+}
+
 fn parameter(segment: &str) -> Option<&str> {
     let name = segment.strip_prefix('{')?.strip_suffix('}')?;
     Some(name.strip_prefix('*').unwrap_or(name))
@@ -258,6 +269,33 @@ mod tests {
             "GET /{}",
         ] {
             assert!(Pattern::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn below_a_prefix_is_a_matter_of_whole_segments() {
+        let keys = "/api/v1/servers/{server_id}/api-keys";
+        for (prefix, path) in [
+            ("/v1/auth", "/v1/auth"),
+            ("/v1/auth", "/V1/Auth/login"),
+            ("/v1/auth", "/v1/auth/"),
+            (keys, "/api/v1/servers/7/api-keys"),
+            (keys, "/API/v1/servers/7/API-KEYS/1"),
+            (keys, "/api/v1/servers/{id}/api-keys"),
+        ] {
+            assert!(is_below(prefix, path), "{prefix} {path}");
+        }
+        for (prefix, path) in [
+            ("/v1/auth", "/v1/authentic"),
+            ("/v1/auth", "/v1"),
+            ("/v1/auth", "/v2/auth"),
+            (keys, "/api/v1/servers/7"),
+            (keys, "/api/v1/servers/7/api-keyss"),
+            (keys, "/api/v1/servers//api-keys"),
+            (keys, "/api/v1/servers/7/8/api-keys"),
+            (keys, "/api/v1/servers/api-keys"),
+        ] {
+            assert!(!is_below(prefix, path), "{prefix} {path}");
         }
     }
 

@@ -75,7 +75,7 @@ fn shape(kind: ProblemKind, row: Option<&RawProblem>, shared: &Template, report:
         rendered: None,
     };
     if !varies {
-        shape.rendered = Some(encode::fill(&shape, encode::Values::default()).into());
+        shape.rendered = Some(encode::constant(&shape).into());
     }
     shape
 }

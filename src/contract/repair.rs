@@ -281,7 +281,7 @@ fn explain(message: &str, remedy: &str) -> (String, String) {
     .find_map(|(prefix, name)| found.starts_with(prefix).then_some(name))
     .unwrap_or("something else");
     let remedy = match expected {
-        "a string" => "write a string in quotes",
+        _ if expected.starts_with("a string") => "write a string in quotes",
         "a boolean" => "write true or false without quotes",
         "a sequence" => "write a list in [brackets]",
         "a table" => "write a table: { key = value }",

@@ -6,10 +6,10 @@ use std::ops::Range;
 
 use toml::Spanned;
 
-use super::pattern::{Pattern, PermissionPattern};
+use super::pattern::{Pattern, PermissionPattern, is_below};
 use super::raw::RawGuard;
 use super::source::{Report, suggest};
-use super::wire::{below, collide, pattern};
+use super::wire::{collide, pattern};
 use super::{Guard, Plan, Requirement, Role};
 use crate::model::access::{Bits, Permission};
 
@@ -23,7 +23,7 @@ pub(super) fn guards(
     let mut guards: Vec<Guard> = Vec::new();
     for raw in raw {
         let Some(on) = pattern(&raw.on, report) else { continue };
-        if prefixes.iter().any(|prefix| below(prefix, &on.path)) {
+        if prefixes.iter().any(|prefix| is_below(prefix, &on.path)) {
             let message = "nothing below a native prefix is forwarded, so this guard would never ask";
             report.tell(&raw.on.span(), message, "write roles, plans and permissions on the [[operation]]");
         }
@@ -76,6 +76,16 @@ pub fn requirement(
         plans: asked.plans.map(|raw| set(raw, "plan", &plan_names, Bits::with, report)),
         permissions: asked.permissions.iter().filter_map(|raw| permission(raw, on, report)).collect(),
     }
+}
+
+/// The plans named in `raw`, and nothing else asked.
+pub(super) fn of_plans(
+    raw: Option<&Spanned<Vec<Spanned<String>>>>,
+    plans: &[Plan],
+    report: &mut Report<'_>,
+) -> Requirement {
+    let names: Vec<&str> = plans.iter().map(|plan| plan.name.as_str()).collect();
+    Requirement { plans: raw.map(|raw| set(raw, "plan", &names, Bits::with, report)), ..Requirement::default() }
 }
 
 fn set(

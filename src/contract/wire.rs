@@ -3,13 +3,13 @@
 use toml::Spanned;
 
 use super::operation::{Caller, Operation, Signature};
-use super::pattern::Pattern;
-use super::raw::{RawAnswer, RawOperation};
+use super::pattern::{Pattern, is_below};
+use super::raw::{RawAnswer, RawNames, RawOperation};
 use super::require::{Asked, requirement};
 use super::slot::{Field, Kind, Slot};
 use super::source::{Report, suggest};
 use super::template::{Given, Template};
-use super::{Bodies, Carried, Plan, Read, Role, Scheme, Served};
+use super::{Bodies, Carried, Plan, Read, Role, Rotation, Scheme, Served};
 
 /// What the rest of the contract tells of the operations' surroundings.
 #[derive(Clone, Copy)]
@@ -19,18 +19,22 @@ pub(super) struct Around<'c> {
     pub prefixes: &'c [String],
     pub schemes: &'c [Scheme],
     pub keys: bool,
+    /// What using a refresh token does to it, where there are any.
+    pub refresh: Option<Rotation>,
+    pub mail: bool,
 }
 
-/// Paths that are ours alone: literal, at least one segment, no slash at the end.
+/// Paths that are ours alone: `/v1/auth`, `/v1/servers/{server_id}/api-keys`. The last segment is literal: all of
+/// what a parameter may be is rather all that stands above it.
 pub(super) fn native_prefixes(raw: &[Spanned<String>], report: &mut Report<'_>) -> Vec<String> {
     let mut prefixes: Vec<String> = Vec::new();
     for raw in raw {
         let text = raw.get_ref();
-        let fits = Pattern::parse(&format!("* {text}")).is_ok_and(|on| on.parameters().next().is_none());
-        if !fits || text.ends_with('/') {
-            let message = format!("`{text}` is not a path prefix: literal segments, no `/` at the end");
+        if Pattern::parse(&format!("* {text}")).is_err() || text.ends_with(['/', '}']) {
+            let message =
+                format!("`{text}` is not a path prefix: literal segments or `{{name}}`, the last one literal");
             report.tell(&raw.span(), message, "write a path such as `/api/v1/auth`");
-        } else if prefixes.iter().any(|other| other.eq_ignore_ascii_case(text)) {
+        } else if prefixes.iter().any(|other| is_below(other, text) && is_below(text, other)) {
             report.tell(&raw.span(), format!("`{text}` stands twice"), "leave one of them out");
         }
         prefixes.push(text.clone());
@@ -61,6 +65,7 @@ fn operation(raw: &RawOperation, around: Around<'_>, report: &mut Report<'_>) ->
     surroundings(raw, operation, around, report);
     let on = place(&raw.on, around.prefixes, report)?;
     let reads = reads(raw, signature, &on, report);
+    let bodies = bodies(raw, signature, &reads, report);
     let asked = Asked { roles: raw.roles.as_ref(), plans: raw.plans.as_ref(), permissions: &raw.permissions };
     if signature.caller == Caller::Public
         && let Some(span) = asked.first()
@@ -70,23 +75,35 @@ fn operation(raw: &RawOperation, around: Around<'_>, report: &mut Report<'_>) ->
         report.tell(&span, message, "leave roles, plans and permissions out here");
     }
     let requires = requirement(asked, &on, around.roles, around.plans, report);
-    let (body, item) = answer(raw, operation, report);
+    let (body, item) = answer(raw, operation, around.refresh, report);
     let status = status(&raw.answer, body.is_some(), report);
-    Some(Served { operation, on, bodies: Bodies::default(), reads, requires, status, body, item })
+    Some(Served { operation, on, bodies, reads, requires, status, body, item })
 }
 
 /// What the operation needs of the contract.
 fn surroundings(raw: &RawOperation, operation: Operation, around: Around<'_>, report: &mut Report<'_>) {
+    use Operation::{EmailResend, EmailVerify, PasswordReset, PasswordResetRequest, RefreshToken};
     let signature = operation.signature();
-    let of_keys = signature.name.starts_with("key_");
-    if of_keys && !around.keys {
-        let message = format!("`{}` needs to know how keys are made", signature.name);
-        report.tell(&raw.operation.span(), message, "add a [keys] table with the keys' prefix");
+    let mut needs = |what: &str, remedy: &str| {
+        report.tell(&raw.operation.span(), format!("`{}` needs to know how {what}", signature.name), remedy);
+    };
+    if signature.name.starts_with("key_") && !around.keys {
+        needs("keys are made", "add a [keys] table with the keys' prefix");
+    }
+    if operation == RefreshToken && around.refresh.is_none() {
+        needs("refresh tokens are made", "add [tokens.refresh] with ttl = \"7d\"");
+    }
+    if matches!(operation, EmailVerify | EmailResend | PasswordReset | PasswordResetRequest) && !around.mail {
+        needs("long the token in a mail lives", "add a [mail] table; it may be empty");
     }
     let carried = around.schemes.iter().any(|scheme| scheme.carries.contains(&Carried::Token));
     if signature.caller == Caller::User && !carried {
         let message = format!("`{}` is for signed-in users, and no scheme carries a token", signature.name);
         report.tell(&raw.operation.span(), message, "add `Bearer = [\"token\"]` to [schemes]");
+    }
+    let field = raw.reads.0.iter().find(|(name, _)| name.get_ref() == Field::RefreshToken.name());
+    if let (None, Some((name, _)), true) = (around.refresh, field, operation != RefreshToken) {
+        report.tell(&name.span(), "the product has no refresh tokens", "add [tokens.refresh], or leave the field out");
     }
 }
 
@@ -102,7 +119,7 @@ fn place(raw: &Spanned<String>, prefixes: &[String], report: &mut Report<'_>) ->
     if on.path.contains("{*") {
         report.tell(&raw.span(), "an operation's path has no `{*rest}`", "name each segment: `{key_id}`");
     }
-    if !prefixes.iter().any(|prefix| below(prefix, &on.path)) {
+    if !prefixes.iter().any(|prefix| is_below(prefix, &on.path)) {
         let remedy = match prefixes {
             [] => "add native_prefixes = [\"/api/v1/auth\"] or the like at the top".to_owned(),
             all => format!("add its prefix to native_prefixes; there are: {}", all.join(", ")),
@@ -116,12 +133,6 @@ pub(super) fn pattern(raw: &Spanned<String>, report: &mut Report<'_>) -> Option<
     Pattern::parse(raw.get_ref())
         .map_err(|error| report.tell(&raw.span(), error.to_string(), "write it as `GET /v1/items/{id}`"))
         .ok()
-}
-
-/// Whether `path` is `prefix` or stands below it.
-pub(super) fn below(prefix: &str, path: &str) -> bool {
-    path.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-        && matches!(path.as_bytes().get(prefix.len()), None | Some(b'/'))
 }
 
 /// Whether two patterns take the same request with the same right: neither is the more specific one.
@@ -151,11 +162,17 @@ fn reads(raw: &RawOperation, signature: &Signature, on: &Pattern, report: &mut R
         if on.parameters().any(|parameter| parameter == field.name()) {
             report.tell(&name.span(), format!("`{}` is read from the path", field.name()), "leave it out of `reads`");
         }
-        if key.get_ref().is_empty() {
+        let mut keys = RawNames::each(key);
+        if keys.is_empty() {
+            report.tell(&key.span(), "a field of a body has a name", "write the name that the client sends");
+            continue;
+        }
+        for key in keys.iter().filter(|key| key.get_ref().is_empty()) {
             report.tell(&key.span(), "a field of a body has a name", "write the name that the client sends");
         }
         let required = signature.required.contains(&field);
-        reads.push(Read { field, key: key.get_ref().clone(), or: Vec::new(), required });
+        let key = keys.remove(0).into_inner();
+        reads.push(Read { field, key, or: keys.into_iter().map(Spanned::into_inner).collect(), required });
     }
     if raw.on.get_ref().starts_with("GET ")
         && let Some((name, _)) = raw.reads.0.first()
@@ -170,6 +187,15 @@ fn reads(raw: &RawOperation, signature: &Signature, on: &Pattern, report: &mut R
             report.tell(&raw.on.span(), message, suggest(parameter, fits));
         }
     }
+    for name in &raw.required {
+        if let Some(read) = reads.iter_mut().find(|read| read.field.name() == name.get_ref()) {
+            read.required = true;
+            continue;
+        }
+        let message = format!("`{}` reads no `{}` from its body", signature.name, name.get_ref());
+        let read = raw.reads.0.iter().map(|(name, _)| name.get_ref().as_str());
+        report.tell(&name.span(), message, suggest(name.get_ref(), read));
+    }
     let has = |field: Field| {
         reads.iter().any(|read| read.field == field) || on.parameters().any(|parameter| parameter == field.name())
     };
@@ -183,13 +209,31 @@ fn reads(raw: &RawOperation, signature: &Signature, on: &Pattern, report: &mut R
     reads
 }
 
-/// A segment of a path is text, and is logged: no password stands there.
+/// A form has names and texts, and nothing else.
+fn bodies(raw: &RawOperation, signature: &Signature, reads: &[Read], report: &mut Report<'_>) -> Bodies {
+    let Some(form) = raw.form.as_ref().filter(|form| *form.get_ref()) else { return Bodies::Json };
+    if reads.is_empty() {
+        report.tell(&form.span(), format!("`{}` reads no body", signature.name), "leave `form` out");
+    }
+    if let Some(read) = reads.iter().find(|read| read.field.kind() != Kind::Text) {
+        let message = format!("a form holds texts, and `{}` is none", read.field.name());
+        report.tell(&form.span(), message, "leave `form` out, or do not read the field");
+    }
+    Bodies::JsonOrForm
+}
+
+/// A segment of a path is text, and is logged: nothing secret stands there.
 fn fits_path(field: Field) -> bool {
     field.kind() == Kind::Text && !field.is_secret()
 }
 
 /// The body and, for a list, one element of it.
-fn answer(raw: &RawOperation, operation: Operation, report: &mut Report<'_>) -> (Option<Template>, Option<Template>) {
+fn answer(
+    raw: &RawOperation,
+    operation: Operation,
+    refresh: Option<Rotation>,
+    report: &mut Report<'_>,
+) -> (Option<Template>, Option<Template>) {
     let signature = operation.signature();
     let by = format!("`{}`", signature.name);
     let element = Given { by: &by, slots: signature.gives };
@@ -211,20 +255,35 @@ fn answer(raw: &RawOperation, operation: Operation, report: &mut Report<'_>) -> 
         }
         _ => {}
     }
-    // An answer without these is of no use: what they hold is told nowhere else.
-    let needed = match operation {
-        Operation::Login | Operation::RefreshBearer => Some(Slot::AccessToken),
-        Operation::KeyCreate | Operation::KeyRotate => Some(Slot::KeySecret),
-        Operation::KeyList => Some(Slot::Items),
-        _ => None,
-    };
-    if let Some(slot) = needed
-        && !body.as_ref().is_some_and(|body| body.holds(slot))
-    {
-        let message = format!("the answer of {by} holds no `${}`", slot.name());
-        report.tell(&place, message, format!("add \"${}\" where the client looks for it", slot.name()));
+    for slot in needed(operation, refresh) {
+        if !body.as_ref().is_some_and(|body| body.holds(*slot)) {
+            let message = format!("the answer of {by} holds no `${}`", slot.name());
+            report.tell(&place, message, format!("add \"${}\" where the client looks for it", slot.name()));
+        }
+    }
+    if body.as_ref().is_some_and(|body| body.holds(Slot::RefreshToken)) {
+        if refresh.is_none() {
+            let remedy = "add [tokens.refresh] with ttl = \"7d\", or leave `$refresh_token` out";
+            report.tell(&place, "the product has no refresh tokens", remedy);
+        } else if operation == Operation::RefreshToken && refresh == Some(Rotation::None) {
+            let remedy = "leave `$refresh_token` out, or write rotation = \"rotate\" in [tokens.refresh]";
+            report.tell(&place, "nothing rotates, so there is no new refresh token", remedy);
+        }
     }
     (body, item)
+}
+
+/// What an answer must hold to be of use: it is told nowhere else.
+const fn needed(operation: Operation, refresh: Option<Rotation>) -> &'static [Slot] {
+    match (operation, refresh) {
+        (Operation::Login, Some(_)) | (Operation::RefreshToken, Some(Rotation::Rotate)) => {
+            &[Slot::AccessToken, Slot::RefreshToken]
+        }
+        (Operation::Login | Operation::RefreshBearer | Operation::RefreshToken, _) => &[Slot::AccessToken],
+        (Operation::KeyCreate | Operation::KeyRotate, _) => &[Slot::KeySecret],
+        (Operation::KeyList | Operation::SessionList, _) => &[Slot::Items],
+        _ => &[],
+    }
 }
 
 fn status(raw: &RawAnswer, has_body: bool, report: &mut Report<'_>) -> u16 {

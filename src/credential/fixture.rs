@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::presented::Presented;
 use super::{Authenticator, CacheSettings, KeySettings, Settings, SiteCredentials, api_key};
 use crate::contract::{
-    Carried, Contract, IdStyles, KeyRules, PasswordRules, Plan, Role, Scheme, SessionRules, TokenRules,
+    Carried, Contract, IdStyles, KeyRules, PasswordRules, Plan, Requirement, Role, Scheme, SessionRules, TokenRules,
 };
 use crate::model::access::{Permission, Permissions, RoleId};
 use crate::model::account::{Account, Organization, User};
@@ -91,6 +91,7 @@ pub fn contract() -> Contract {
             prefix: "acme_".into(),
             expires_after: None,
             permissions: vec![],
+            requires: Requirement::default(),
             rotation_overlap: Duration::ZERO,
         }),
         schemes: vec![

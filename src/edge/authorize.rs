@@ -97,11 +97,20 @@ fn forward(
         let principal = caller.as_deref().ok_or(Problem::NotAuthenticated)?;
         let writes = !exchange.method.is_safe();
         let routes = [Some(target.route), target.twin].into_iter().flatten();
-        let mut requires: SmallVec<[&Requirement; 3]> = routes.map(|at| &live.site.routes[at].requires).collect();
+        let mut requires: SmallVec<[&Requirement; 4]> = routes.map(|at| &live.site.routes[at].requires).collect();
         requires.extend(target.guard.map(|guard| &live.site.guards[guard]));
+        requires.extend(of_keys(live, principal));
         judge(live, principal, &requires, &target.permissions, writes)?;
     }
     Ok(Permit::Forward(ForwardPermit { route: target.route, caller }))
+}
+
+/// What the product asks wherever a key is shown: a key that was made on another plan does not outlive it.
+fn of_keys<'l>(live: &'l LiveSite, principal: &Principal) -> Option<&'l Requirement> {
+    match principal.method {
+        Method::Token { .. } => None,
+        Method::Key(_) => live.site.contract.keys.as_ref().map(|keys| &keys.requires),
+    }
 }
 
 fn judge(

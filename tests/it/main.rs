@@ -5,6 +5,7 @@ mod backend;
 mod client;
 mod edge;
 mod harness;
+mod key_plans;
 mod limits;
 mod operator;
 mod products;

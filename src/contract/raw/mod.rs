@@ -4,16 +4,18 @@
 //! and values stay text until then, so that one bad value does not hide the next.
 
 mod named;
+mod names;
 mod problems;
 mod template;
 
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::Carried;
 use super::operation::Operation;
+use super::{Carried, Rotation};
 
 pub use named::Named;
+pub use names::RawNames;
 pub use problems::{RawProblem, RawProblems};
 pub use template::RawTemplate;
 
@@ -34,6 +36,13 @@ pub struct RawContract {
     /// `[tokens]`
     #[serde(default)]
     pub tokens: RawTokens,
+    /// `[sessions]`
+    #[serde(default)]
+    pub sessions: RawSessions,
+    /// `[mail]`
+    pub mail: Option<Spanned<RawMail>>,
+    /// `[agents]`
+    pub agents: Option<Spanned<RawAgents>>,
     /// `[keys]`
     pub keys: Option<RawKeys>,
     /// `[schemes]`: name = what it carries.
@@ -81,6 +90,75 @@ pub struct RawTokens {
     pub access_ttl: Option<Spanned<String>>,
     /// How long a session lives: `30d` by default.
     pub session_lifetime: Option<Spanned<String>>,
+    /// `[tokens.refresh]`
+    pub refresh: Option<Spanned<RawRefresh>>,
+}
+
+/// How refresh tokens are made.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawRefresh {
+    /// How long one lives.
+    pub ttl: Spanned<String>,
+    /// What using one does to it: `rotate` by default.
+    pub rotation: Option<Rotation>,
+    /// How long a replaced one still gives its successor: `10s` by default.
+    pub grace: Option<Spanned<String>>,
+}
+
+/// How long and how many sessions may be.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawSessions {
+    /// How many of one user.
+    pub max: Option<Spanned<u32>>,
+    /// How long without being used.
+    pub idle: Option<Spanned<String>>,
+}
+
+/// Mails with tokens in them.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawMail {
+    /// How long a verification token can be used: `24h` by default.
+    pub verify_ttl: Option<Spanned<String>>,
+    /// How long a reset token can be used: `1h` by default.
+    pub reset_ttl: Option<Spanned<String>>,
+    /// Whoever registers is sent a verification token.
+    pub verify_on_register: Option<Spanned<bool>>,
+}
+
+/// Agents that show their key in a first message.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawAgents {
+    /// Where: `GET /v1/agents/ws`.
+    pub on: Spanned<String>,
+    /// What the first message looks like.
+    pub first: RawFirst,
+    /// How long it may take: `10s` by default.
+    pub patience: Option<Spanned<String>>,
+    /// How many bytes it may have: 4096 by default.
+    pub max_message: Option<Spanned<usize>>,
+    /// The answer to a key that passes.
+    pub accepted: Spanned<RawTemplate>,
+    /// The answer to anything else.
+    pub refused: Spanned<RawTemplate>,
+    /// The status that closes the connection after it: 1008 by default.
+    pub close_code: Option<Spanned<u16>>,
+}
+
+/// An agent's first message: `{ type_field = "type", type = "auth", key_field = "api_key" }`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawFirst {
+    /// The field that says what a message is.
+    pub type_field: Spanned<String>,
+    /// What it says.
+    #[serde(rename = "type")]
+    pub type_value: Spanned<String>,
+    /// The field that holds the key.
+    pub key_field: Spanned<String>,
 }
 
 /// How API keys are made.
@@ -94,6 +172,8 @@ pub struct RawKeys {
     /// What a key may be given.
     #[serde(default)]
     pub permissions: Vec<Spanned<String>>,
+    /// The plans on which keys count.
+    pub plans: Option<Spanned<Vec<Spanned<String>>>>,
     /// How long a rotated key goes on working: `24h` by default.
     pub rotation_overlap: Option<Spanned<String>>,
 }
@@ -156,9 +236,14 @@ pub struct RawOperation {
     pub operation: Spanned<Operation>,
     /// Where: `POST /v1/auth/login`.
     pub on: Spanned<String>,
-    /// field = its name in the body.
+    /// It can be sent as a form too.
+    pub form: Option<Spanned<bool>>,
+    /// field = its name in the body, or several that it may have.
     #[serde(default)]
-    pub reads: Named<Spanned<String>>,
+    pub reads: Named<Spanned<RawNames>>,
+    /// The fields that must be sent, beside those that the operation needs.
+    #[serde(default)]
+    pub required: Vec<Spanned<String>>,
     /// The roles that pass, and all above them.
     pub roles: Option<Spanned<Vec<Spanned<String>>>>,
     /// The plans that pass.

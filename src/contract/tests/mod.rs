@@ -1,7 +1,13 @@
 //! The built-in contracts against their pages, and bad files against the messages they must give.
 
 mod bad;
+mod chatops;
+mod decode;
 mod fuzz;
+mod langgraph;
+mod page;
+mod rag_modulo;
+mod stackaudit;
 
 use serde_json::json;
 
