@@ -107,8 +107,7 @@ fn route(raw: &Spanned<RawRoute>, around: &Around<'_>, report: &mut Report<'_>) 
         it.response_timeout.is_some().then(|| duration(&it.response_timeout, secs(60), secs(0)..=secs(86_400), report));
     let assertion = it.assertion.as_ref().is_some_and(|assertion| *assertion.get_ref());
     if let Some(assertion) = it.assertion.as_ref().filter(|on| *on.get_ref() && !around.asymmetric) {
-        let message =
-            "backends check assertions against the published keys, and every key that could sign here is a shared secret";
+        let message = "backends check assertions against the published keys, and every key that could sign here is a shared secret";
         report.tell(
             &assertion.span(),
             message,
