@@ -12,9 +12,9 @@ use tokio::task::JoinSet;
 use super::serve::Opened;
 use super::{Reading, echo, tour};
 use crate::app::{self, Parts, Running};
+use crate::config::Loaded;
 use crate::config::env::Override;
 use crate::config::template::{self, Place};
-use crate::config::{self, Loaded};
 use crate::tls::development::authority;
 
 /// `tollgate demo …`
@@ -46,7 +46,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let place = Place { https: *https, admin: *admin, data, certs };
     let text = template::demo(&format!("http://{backend}"), &place);
     let flags = vec![Override::from_flag("demo", "log.format", "text")];
-    let loaded = match config::load_text("(demo)", &text, &Reading::to_serve(flags).inputs()) {
+    let loaded = match Reading::to_serve(flags).load_text("(demo)", &text) {
         Ok(loaded) => loaded,
         Err(errors) => return Ok(super::check::complain("demo".as_ref(), &errors)),
     };

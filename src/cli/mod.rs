@@ -8,12 +8,13 @@ mod secrets;
 mod serve;
 mod tour;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::config::Inputs;
 use crate::config::env::{Env, Override};
+use crate::config::{self, Inputs, Loaded, dotenv};
 use crate::contract::compile;
+use crate::contract::source::Located;
 use crate::model::entropy::SystemEntropy;
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -121,7 +122,7 @@ fn contract(command: &Contract) -> anyhow::Result<ExitCode> {
 
 /// How a configuration is read for a command: the environment once, the flags over it.
 struct Reading {
-    env: Env,
+    env: Result<Env, Located>,
     flags: Vec<Override>,
     write: bool,
 }
@@ -137,14 +138,27 @@ impl Reading {
         Self { env: environment(), flags: Vec::new(), write: false }
     }
 
-    fn inputs(&self) -> Inputs<'_> {
-        Inputs { env: &self.env, flags: &self.flags, entropy: &SystemEntropy, write: self.write, generation: 1 }
+    /// Reads the file, or tells what is wrong.
+    fn load(&self, path: &Path) -> Result<Loaded, Vec<Located>> {
+        config::load(path, &self.inputs()?)
+    }
+
+    /// Reads a text as if it were a file.
+    fn load_text(&self, name: &str, text: &str) -> Result<Loaded, Vec<Located>> {
+        config::load_text(name, text, &self.inputs()?)
+    }
+
+    fn inputs(&self) -> Result<Inputs<'_>, Vec<Located>> {
+        let env = self.env.as_ref().map_err(|error| vec![error.clone()])?;
+        Ok(Inputs { env, flags: &self.flags, entropy: &SystemEntropy, write: self.write, generation: 1 })
     }
 }
 
-/// The one place that reads the environment.
-fn environment() -> Env {
-    std::env::vars_os()
+/// The one place that reads the environment: the process's, and below it `.env` in the working directory.
+fn environment() -> Result<Env, Located> {
+    let mut env: Env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect()
+        .collect();
+    dotenv::fill(&mut env, Path::new(".env"))?;
+    Ok(env)
 }

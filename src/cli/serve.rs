@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::{ConfigFile, Reading};
 use crate::app::{self, Parts};
+use crate::config::Loaded;
 use crate::config::env::Override;
 use crate::config::template::{self, Place};
-use crate::config::{self, Loaded};
 use crate::model::entropy::SystemEntropy;
 use crate::model::time::{Clock, SystemClock};
 use crate::observe::log::{self, LogWriter, Logs, Output};
@@ -56,9 +56,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let (loaded, name) = match &arguments.upstream {
         Some(url) => {
             let text = template::for_upstream(url, &Place::default());
-            (config::load_text("(--upstream)", &text, &reading.inputs()), "--upstream".into())
+            (reading.load_text("(--upstream)", &text), "--upstream".into())
         }
-        None => (config::load(&arguments.file.config, &reading.inputs()), arguments.file.config.clone()),
+        None => (reading.load(&arguments.file.config), arguments.file.config.clone()),
     };
     let loaded = match loaded {
         Ok(loaded) => loaded,

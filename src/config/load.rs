@@ -30,7 +30,7 @@ use crate::model::secret::Secret;
 /// What loading needs beside the file's name.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
-    /// The process's environment.
+    /// The process's environment, with a `.env` file below it ([`super::dotenv`]).
     pub env: &'a Env,
     /// Values from the command line; they win over the environment, and that over the files.
     pub flags: &'a [Override],

@@ -16,6 +16,7 @@
 pub mod boot;
 mod compile;
 mod disk;
+pub mod dotenv;
 pub mod env;
 mod given;
 mod identity;

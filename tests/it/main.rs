@@ -3,6 +3,7 @@
 mod access;
 mod backend;
 mod client;
+mod dotenv;
 mod edge;
 mod harness;
 mod key_plans;
