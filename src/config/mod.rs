@@ -22,6 +22,7 @@ mod given;
 mod identity;
 mod keys;
 pub mod load;
+mod mail;
 mod raw;
 pub mod router;
 mod routes;
