@@ -24,6 +24,8 @@ mod keys;
 pub mod load;
 mod mail;
 mod raw;
+#[cfg(test)]
+mod ready_tests;
 pub mod router;
 mod routes;
 mod site;
