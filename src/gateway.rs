@@ -186,7 +186,7 @@ impl LiveSite {
             metrics: UpstreamMetrics::new(metrics, &site.name, &settings.name),
         });
         Ok(Self {
-            seal: SealKey::derive(credentials.seal_pepper(), &site.realm),
+            seal: SealKey::derive(&site.credential.pepper, &site.realm),
             key_set: Bytes::from(credentials.keys.jwks().to_string()),
             credentials,
             metrics: SiteMetrics::new(metrics, &site.name),

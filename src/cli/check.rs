@@ -4,12 +4,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::say;
-use crate::config;
 use crate::contract::source::Located;
 
 /// Checks the file and says so; exit status 78 (`EX_CONFIG`) when it cannot be used.
 pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
-    let loaded = match config::load(path, &super::Reading::to_look().inputs()) {
+    let loaded = match super::Reading::to_look().load(path) {
         Ok(loaded) => loaded,
         Err(errors) => return Ok(complain(path, &errors)),
     };

@@ -12,9 +12,9 @@ use tokio::task::JoinSet;
 use super::serve::Opened;
 use super::{Reading, echo, say, tour};
 use crate::app::{self, Parts, Running};
+use crate::config::Loaded;
 use crate::config::env::Override;
 use crate::config::template::{self, Place};
-use crate::config::{self, Inputs, Loaded};
 use crate::contract::source::Located;
 use crate::tls::development::authority;
 
@@ -50,15 +50,15 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     for (flag, key, address) in [("--https", "listen.https", https), ("--admin", "listen.admin", admin)] {
         flags.extend(address.map(|address| Override::from_flag(flag, key, &address.to_string())));
     }
-    let loaded = match config::load_text("(demo)", &text, &Reading::to_serve(flags.clone()).inputs()) {
+    let loaded = match Reading::to_serve(flags.clone()).load_text("(demo)", &text) {
         Ok(loaded) => loaded,
         Err(errors) => return Ok(super::check::complain("demo".as_ref(), &errors)),
     };
     // On the tour the steps are the output; a log would stand between them.
     let opened = if arguments.tour { Opened::silent() } else { Opened::new(&loaded)? };
     let read = |generation| {
-        let reading = Reading::to_serve(flags.clone());
-        config::load_text("(demo)", &text, &Inputs { generation, ..reading.inputs() })
+        let reading = Reading { generation, ..Reading::to_serve(flags.clone()) };
+        reading.load_text("(demo)", &text)
     };
     let outcome = runtime.block_on(show(arguments, loaded, opened.parts.clone(), read));
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));

@@ -9,12 +9,13 @@ mod serve;
 mod tour;
 
 use std::io::{ErrorKind, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::config::Inputs;
 use crate::config::env::{Env, Override};
+use crate::config::{self, Inputs, Loaded, dotenv};
 use crate::contract::compile;
+use crate::contract::source::Located;
 use crate::model::entropy::SystemEntropy;
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -151,30 +152,44 @@ fn contract(command: &Contract) -> anyhow::Result<ExitCode> {
 
 /// How a configuration is read for a command: the environment once, the flags over it.
 struct Reading {
-    env: Env,
+    env: Result<Env, Located>,
     flags: Vec<Override>,
     write: bool,
+    generation: u64,
 }
 
 impl Reading {
     /// For a command that starts a gateway: secrets that are to be generated are.
     fn to_serve(flags: Vec<Override>) -> Self {
-        Self { env: environment(), flags, write: true }
+        Self { env: environment(), flags, write: true, generation: 1 }
     }
 
     /// For a command that only looks.
     fn to_look() -> Self {
-        Self { env: environment(), flags: Vec::new(), write: false }
+        Self { env: environment(), flags: Vec::new(), write: false, generation: 1 }
     }
 
-    fn inputs(&self) -> Inputs<'_> {
-        Inputs { env: &self.env, flags: &self.flags, entropy: &SystemEntropy, write: self.write, generation: 1 }
+    /// Reads the file, or tells what is wrong.
+    fn load(&self, path: &Path) -> Result<Loaded, Vec<Located>> {
+        config::load(path, &self.inputs()?)
+    }
+
+    /// Reads a text as if it were a file.
+    fn load_text(&self, name: &str, text: &str) -> Result<Loaded, Vec<Located>> {
+        config::load_text(name, text, &self.inputs()?)
+    }
+
+    fn inputs(&self) -> Result<Inputs<'_>, Vec<Located>> {
+        let env = self.env.as_ref().map_err(|error| vec![error.clone()])?;
+        Ok(Inputs { env, flags: &self.flags, entropy: &SystemEntropy, write: self.write, generation: self.generation })
     }
 }
 
-/// The one place that reads the environment.
-fn environment() -> Env {
-    std::env::vars_os()
+/// The one place that reads the environment: the process's, and below it `.env` in the working directory.
+fn environment() -> Result<Env, Located> {
+    let mut env: Env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect()
+        .collect();
+    dotenv::fill(&mut env, Path::new(".env"))?;
+    Ok(env)
 }

@@ -19,7 +19,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use super::{ConfigFile, say};
-use crate::config::{self, Loaded};
+use crate::config::Loaded;
 use crate::model::time::{Clock, SystemClock};
 use crate::native::operator::{self, Desk, Reply};
 use crate::observe::audit::{Actor, Door, Event};
@@ -288,7 +288,7 @@ fn query(page: &PageArguments, others: &[(&str, Option<String>)]) -> String {
 
 /// Does the act and prints what came of it.
 pub fn run(act: &Act) -> anyhow::Result<ExitCode> {
-    let loaded = match config::load(&act.common.file.config, &super::Reading::to_look().inputs()) {
+    let loaded = match super::Reading::to_look().load(&act.common.file.config) {
         Ok(loaded) => loaded,
         Err(errors) => return Ok(super::check::complain(&act.common.file.config, &errors)),
     };

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::{ConfigFile, Reading};
 use crate::app::{self, Parts};
+use crate::config::Loaded;
 use crate::config::env::Override;
 use crate::config::template::{self, Place};
-use crate::config::{self, Inputs, Loaded};
 use crate::model::entropy::SystemEntropy;
 use crate::model::time::{Clock, SystemClock};
 use crate::observe::log::{self, LogWriter, Logs, Output};
@@ -54,11 +54,10 @@ impl Arguments {
 /// Serves until SIGTERM or SIGINT, then drains; SIGHUP reads the configuration again.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let read = |generation: u64| {
-        let reading = Reading::to_serve(arguments.flags());
-        let inputs = Inputs { generation, ..reading.inputs() };
+        let reading = Reading { generation, ..Reading::to_serve(arguments.flags()) };
         match &arguments.upstream {
-            Some(url) => config::load_text("(--upstream)", &template::for_upstream(url, &Place::default()), &inputs),
-            None => config::load(&arguments.file.config, &inputs),
+            Some(url) => reading.load_text("(--upstream)", &template::for_upstream(url, &Place::default())),
+            None => reading.load(&arguments.file.config),
         }
     };
     let loaded = match read(1) {

@@ -15,7 +15,7 @@ use crate::contract::source::Report;
 use crate::model::secret::Secret;
 use crate::observe::{LogFormat, LogSettings};
 use crate::rules::secret::LEAST_BYTES;
-use crate::{credential, limit, store, tls};
+use crate::{credential, limit, mail, store, tls};
 
 /// Settings of the process.
 #[derive(Clone, Debug)]
@@ -36,6 +36,8 @@ pub struct Boot {
     pub cache: credential::CacheSettings,
     /// Logs.
     pub log: LogSettings,
+    /// How mails leave.
+    pub mail: mail::Settings,
     /// Bounds of connections and heads.
     pub connections: Connections,
     /// How long requests may finish after the signal to stop.
@@ -93,6 +95,7 @@ impl Boot {
             ("[limits]", redis(&self.limit) != redis(&next.limit)),
             ("[cache] or [passwords]", cache(&self.cache) != cache(&next.cache)),
             ("[log]", self.log != next.log),
+            ("[mail]", self.mail != next.mail),
             ("[connections]", (&self.connections, self.drain_timeout) != (&next.connections, next.drain_timeout)),
         ]
         .into_iter()

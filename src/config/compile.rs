@@ -10,6 +10,7 @@ use toml::Spanned;
 
 use super::boot::{self, Boot};
 use super::given::Given;
+use super::mail;
 use super::raw::{
     RawAdmin, RawCache, RawConnections, RawFile, RawLimits, RawListen, RawLog, RawPasswords, RawStore, RawTls, Texts,
     each,
@@ -17,6 +18,7 @@ use super::raw::{
 use super::site::{self, Names};
 use super::snapshot::{Hosts, Site, Snapshot};
 use crate::contract::source::{Located, Report, Source, locate};
+use crate::mail::{Settings, Transport};
 use crate::model::secret::Secret;
 
 /// One file, read.
@@ -38,10 +40,12 @@ pub(super) struct Compiled {
 pub(super) fn compile(pages: &[Page], given: &Given) -> Result<Compiled, Vec<Located>> {
     let mut reports: Vec<Report<'_>> = pages.iter().map(|page| Report::new(&page.source)).collect();
     let mut of_contracts = Vec::new();
-    let (sites, hosts) = sites(pages, given, &mut reports, &mut of_contracts);
+    let (at, raw) = section(pages, "mail", |raw| raw.mail.as_ref(), &mut reports);
+    let mail = mail::process(raw, given, &mut reports[at]);
+    let (sites, hosts) = sites(pages, given, &mail, &mut reports, &mut of_contracts);
     let names: Vec<String> =
         sites.iter().flat_map(|(names, _)| &names.hosts).map(|host| host.get_ref().clone()).collect();
-    let (boot, trusted_proxies) = process(pages, &names, given, &mut reports);
+    let (boot, trusted_proxies) = process(pages, &names, given, mail, &mut reports);
     let mut errors: Vec<Located> = reports
         .into_iter()
         .flat_map(|mut report| {
@@ -53,15 +57,22 @@ pub(super) fn compile(pages: &[Page], given: &Given) -> Result<Compiled, Vec<Loc
     if !errors.is_empty() {
         return Err(errors);
     }
-    let sites = sites.into_iter().filter_map(|(_, site)| Some(Arc::new(site?))).collect();
-    let warnings = warnings(pages, &boot);
+    let sites: Vec<_> = sites.into_iter().filter_map(|(_, site)| Some(Arc::new(site?))).collect();
+    let warnings = warnings(pages, &boot, &sites);
     Ok(Compiled { boot, snapshot: Snapshot { generation: given.generation, sites, hosts, trusted_proxies }, warnings })
 }
 
 type Sites = Vec<(Names, Option<Site>)>;
 
 /// The sites of all files, with what must differ between them.
-fn sites(pages: &[Page], given: &Given, reports: &mut [Report<'_>], of_contracts: &mut Vec<Located>) -> (Sites, Hosts) {
+fn sites(
+    pages: &[Page],
+    given: &Given,
+    mail: &Settings,
+    reports: &mut [Report<'_>],
+    of_contracts: &mut Vec<Located>,
+) -> (Sites, Hosts) {
+    let leaves = !matches!(mail.transport, Transport::Off);
     let mut sites: Sites = Vec::new();
     let mut hosts = Hosts::default();
     // Where each site's names stand, for whoever takes them a second time.
@@ -92,7 +103,7 @@ fn sites(pages: &[Page], given: &Given, reports: &mut [Report<'_>], of_contracts
                     report.tell(&host.span(), message, "name each host once");
                 }
             }
-            let site = site::compile(index, &names, raw, given, report, of_contracts);
+            let site = site::compile(index, &names, raw, given, leaves, report, of_contracts);
             places.push(place(&around));
             if let Some((what, other)) = site.as_ref().and_then(|site| shared(site, &sites)) {
                 let whose = if other == index { "this site".into() } else { format!("the site of {}", places[other]) };
@@ -138,7 +149,13 @@ fn shared(site: &Site, others: &Sites) -> Option<(String, usize)> {
 }
 
 /// The process's sections, each from the one file that has it.
-fn process(pages: &[Page], hosts: &[String], given: &Given, reports: &mut [Report<'_>]) -> (Boot, Vec<IpNet>) {
+fn process(
+    pages: &[Page],
+    hosts: &[String],
+    given: &Given,
+    mail: Settings,
+    reports: &mut [Report<'_>],
+) -> (Boot, Vec<IpNet>) {
     let (at, listen) = section(pages, "listen", |raw| raw.listen.as_ref(), reports);
     let empty = RawListen::default();
     let raw = listen.map_or(&empty, Spanned::get_ref);
@@ -179,7 +196,7 @@ fn process(pages: &[Page], hosts: &[String], given: &Given, reports: &mut [Repor
         boot::connections(raw.map_or(&RawConnections::default(), Spanned::get_ref), &mut reports[at]);
     let (at, raw) = section(pages, "network", |raw| raw.network.as_ref(), reports);
     let trusted = raw.map_or_else(Vec::new, |raw| networks(&raw.get_ref().trusted_proxies, &mut reports[at]));
-    (Boot { https, http, admin, tls, store, limit, cache, log, connections, drain_timeout }, trusted)
+    (Boot { https, http, admin, tls, store, limit, cache, log, mail, connections, drain_timeout }, trusted)
 }
 
 /// The one file that has the section, and the section; the first file where none has it.
@@ -231,7 +248,7 @@ fn networks(texts: &Texts, report: &mut Report<'_>) -> Vec<IpNet> {
 }
 
 /// Settings that work and may not be meant.
-fn warnings(pages: &[Page], boot: &Boot) -> Vec<Located> {
+fn warnings(pages: &[Page], boot: &Boot, sites: &[Arc<Site>]) -> Vec<Located> {
     let mut warnings = Vec::new();
     let https = |page: &Page| Some(page.raw.listen.as_ref()?.get_ref().https.as_ref()?.span());
     if pages.iter().all(|page| page.raw.tls.is_none())
@@ -242,6 +259,7 @@ fn warnings(pages: &[Page], boot: &Boot) -> Vec<Located> {
             "add [[tls.certificate]] with certificate and key, or [tls] with development = true if that is meant";
         warnings.push(page.source.error(&span, message, remedy));
     }
+    let mut sites = sites.iter();
     for page in pages {
         let source = &page.source;
         let listen = page.raw.listen.as_ref().map(Spanned::get_ref);
@@ -256,7 +274,15 @@ fn warnings(pages: &[Page], boot: &Boot) -> Vec<Located> {
             let message = "certificates are configured, and nothing listens for https";
             warnings.push(source.error(&tls.span(), message, "add https = \"0.0.0.0:8443\" to [listen]"));
         }
+        if let Some(raw) = &page.raw.mail {
+            warnings.extend(mail::warnings(raw.get_ref(), &boot.mail, source));
+        }
         for site in page.raw.site.iter().map(Spanned::get_ref) {
+            let silent = sites.next().is_some_and(|site| site.contract.mail.is_none());
+            if let Some(mail) = site.mail.as_ref().filter(|_| silent) {
+                let message = "the contract sends no mails: this is not used";
+                warnings.push(source.error(&mail.span(), message, "remove [site.mail]"));
+            }
             let several = site.upstream.len() > 1;
             let named = |name: &str| {
                 site.route.iter().any(|route| route.get_ref().upstream.as_ref().is_some_and(|it| it.get_ref() == name))

@@ -135,7 +135,7 @@ fn expand(text: &str, env: &Env) -> Result<Option<String>, (String, String)> {
             (Some(value), Some(_)) if !value.is_empty() => value,
             (_, Some(default)) => default,
             (None, None) => {
-                let remedy = format!("set it before the start, or give a default: ${{{name}:-…}}");
+                let remedy = format!("set it before the start or in .env, or give a default: ${{{name}:-…}}");
                 return Err((format!("the environment variable `{name}` is not set"), remedy));
             }
         };

@@ -12,7 +12,7 @@ pub(super) struct Given {
     pub secrets: BTreeMap<String, Result<Secret, String>>,
     /// Contract files by the path as written.
     pub contracts: BTreeMap<String, Result<Source, String>>,
-    /// Certificate and key files that cannot be opened, and why.
+    /// Files of certificates and keys that cannot be opened, and why.
     pub unreadable: BTreeMap<String, String>,
     /// A random text: what stands where a product needs no pepper.
     pub spare: Secret,

@@ -136,7 +136,8 @@ fn key(raw: &Spanned<RawKey>, signs: bool, given: &Given, report: &mut Report<'_
     Err(Told)
 }
 
-/// Under which API keys are hashed. A product without keys hashes none, and needs none.
+/// Under which API keys are hashed; refresh tokens and the tokens in mails are made and kept under keys of it. A product
+/// with none of them needs none.
 pub(super) fn pepper(
     raw: Option<&Spanned<RawApiKeys>>,
     contract: Option<&Contract>,
@@ -156,16 +157,27 @@ pub(super) fn pepper(
     };
     match secret.read(given, report) {
         Ok(Some((pepper, _))) => Some(pepper),
-        Ok(None) if contract.is_none_or(|contract| contract.keys.is_none()) => {
+        Ok(None) if contract.and_then(under_pepper).is_none() => {
             // Each site its own, so that nothing is shared even here.
             Some(Secret::new(format!("{realm}-{}", given.spare.expose())))
         }
         Ok(None) => {
             let around = raw.map_or_else(|| around.clone(), Spanned::span);
             let remedy = "add [site.api_keys] with pepper_file = \"data/secrets/pepper\", generate = true";
-            report.tell(&around, "the contract has API keys, and there is no pepper to hash them under", remedy);
+            let what = contract.and_then(under_pepper).unwrap_or("API keys");
+            report.tell(&around, format!("the contract has {what}, and there is no pepper to hash them under"), remedy);
             None
         }
         Err(Told) => None,
     }
+}
+
+/// The first of what a contract has that a pepper drawn anew at each start would make worthless.
+fn under_pepper(contract: &Contract) -> Option<&'static str> {
+    let of = [
+        (contract.keys.is_some(), "API keys"),
+        (contract.tokens.refresh.is_some(), "refresh tokens"),
+        (contract.mail.is_some(), "tokens in mails"),
+    ];
+    of.into_iter().find_map(|(has, what)| has.then_some(what))
 }

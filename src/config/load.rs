@@ -19,6 +19,7 @@ use super::disk::{read_text, reason, without_newline, write_new};
 use super::env::{Env, Override, interpolate};
 use super::given::Given;
 use super::keys::kind;
+use super::mail;
 use super::raw::{RawApiKeys, RawFile, Text};
 use super::site::is_path;
 use super::snapshot::Snapshot;
@@ -30,7 +31,7 @@ use crate::model::secret::Secret;
 /// What loading needs beside the file's name.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
-    /// The process's environment.
+    /// The process's environment, with a `.env` file below it ([`super::dotenv`]).
     pub env: &'a Env,
     /// Values from the command line; they win over the environment, and that over the files.
     pub flags: &'a [Override],
@@ -86,6 +87,9 @@ fn from(path: PathBuf, source: &Source, inputs: &Inputs<'_>) -> Result<Loaded, V
         return Err(in_order(errors, &names));
     }
     let mut compiled = compiled?;
+    let with_mail = pages.iter().find_map(|page| Some((page, page.raw.mail.as_ref()?)));
+    let (source, raw) = with_mail.map_or((&pages[0].source, None), |(page, raw)| (&page.source, Some(raw)));
+    mail::try_out(&compiled.boot.mail, source, raw).map_err(|error| vec![error])?;
     if inputs.write && write_all(pending, &mut given)? {
         // Another process was faster: its secrets are the ones that count.
         compiled = compile(&pages, &given)?;
@@ -98,7 +102,11 @@ fn from(path: PathBuf, source: &Source, inputs: &Inputs<'_>) -> Result<Loaded, V
 /// could not be filled in at the same place, or a misspelt or mistyped key just below.
 fn echoes(error: &Located, first: &Located) -> bool {
     let below = || first.key.rsplit_once('.').is_some_and(|(above, _)| above == error.key);
-    let meant = || first.remedy.starts_with("did you mean") || first.message.starts_with("expected");
+    let meant = || {
+        first.remedy.starts_with("did you mean")
+            || first.message.starts_with("expected")
+            || first.message.starts_with("unknown value")
+    };
     let place = |it: &Located| (it.line, it.column);
     error.file == first.file && (place(error) == place(first) || (below() && meant()))
 }
@@ -285,7 +293,8 @@ fn given(pages: &[Page], inputs: &Inputs<'_>) -> (Given, Vec<Pending>) {
             }
         }
         let certificates = page.raw.tls.iter().flat_map(|tls| &tls.get_ref().certificate).map(Spanned::get_ref);
-        for text in certificates.flat_map(|pair| [&pair.certificate, &pair.key]).flatten() {
+        let authorities = page.raw.mail.iter().filter_map(|mail| mail.get_ref().authorities.as_ref());
+        for text in certificates.flat_map(|pair| [&pair.certificate, &pair.key]).flatten().chain(authorities) {
             if let Err(error) = File::open(text.get_ref()).and_then(|mut file| file.read(&mut [0])) {
                 given.unreadable.insert(text.get_ref().clone(), reason(&error));
             }
@@ -332,6 +341,9 @@ fn secret_files(raw: &RawFile) -> Vec<(&str, Option<Make<'_>>)> {
     files.extend(raw.limits.iter().filter_map(|limits| named(&limits.get_ref().redis_url_file, None, Make::Text)));
     for admin in raw.admin.iter().map(Spanned::get_ref) {
         files.extend(named(&admin.token_file, admin.generate.as_ref(), Make::Text));
+    }
+    for mail in raw.mail.iter().map(Spanned::get_ref) {
+        files.extend(named(&mail.password_file, None, Make::Text));
     }
     for site in raw.site.iter().map(Spanned::get_ref) {
         for keys in site.api_keys.iter().map(Spanned::get_ref) {

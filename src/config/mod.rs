@@ -16,12 +16,16 @@
 pub mod boot;
 mod compile;
 pub mod disk;
+pub mod dotenv;
 pub mod env;
 mod given;
 mod identity;
 mod keys;
 pub mod load;
+mod mail;
 mod raw;
+#[cfg(test)]
+mod ready_tests;
 pub mod router;
 mod routes;
 mod site;

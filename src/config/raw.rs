@@ -13,6 +13,7 @@ use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use toml::Spanned;
 
 use crate::limit::OnFailure;
+use crate::mail::Tls;
 use crate::model::secret::Secret;
 use crate::observe::LogFormat;
 
@@ -40,6 +41,7 @@ pub(super) struct RawFile {
     pub connections: Option<Spanned<RawConnections>>,
     pub network: Option<Spanned<RawNetwork>>,
     pub log: Option<Spanned<RawLog>>,
+    pub mail: Option<Spanned<RawMail>>,
     pub site: Vec<Spanned<RawSite>>,
 }
 
@@ -139,6 +141,32 @@ pub(super) struct RawLog {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub(super) struct RawMail {
+    pub transport: Option<Spanned<RawTransport>>,
+    pub host: Text,
+    pub port: Number,
+    pub tls: Option<Spanned<Tls>>,
+    pub username: Text,
+    pub password: Option<Spanned<Secret>>,
+    pub password_file: Text,
+    pub authorities: Text,
+    pub hello: Text,
+    pub timeout: Text,
+    pub outbox: Text,
+    pub templates: Text,
+    pub at_once: Number,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RawTransport {
+    Smtp,
+    Outbox,
+    Off,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct RawSite {
     pub name: Text,
     pub realm: Text,
@@ -147,6 +175,7 @@ pub(super) struct RawSite {
     pub max_body: Text,
     pub tokens: Option<Spanned<RawTokens>>,
     pub api_keys: Option<Spanned<RawApiKeys>>,
+    pub mail: Option<Spanned<RawSiteMail>>,
     pub limits: Option<Spanned<RawSiteLimits>>,
     pub plan: Named<RawPlan>,
     pub identity_headers: BTreeMap<Spanned<String>, Spanned<String>>,
@@ -183,6 +212,16 @@ pub(super) struct RawApiKeys {
     pub pepper: Option<Spanned<Secret>>,
     pub pepper_file: Text,
     pub generate: Option<Spanned<bool>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawSiteMail {
+    pub product: Text,
+    pub from: Text,
+    pub reply_to: Text,
+    pub verify_link: Text,
+    pub reset_link: Text,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -13,7 +13,7 @@ use super::raw::{Named, RawPlan, RawSite, RawSiteLimits, RawTokens, RawUpstream,
 use super::router::Router;
 use super::snapshot::{Site, SiteLimits};
 use super::values::{count, duration, limits, secs, size};
-use super::{identity, keys, routes};
+use super::{identity, keys, mail, routes};
 use crate::contract::Contract;
 use crate::contract::compile::{BUILTIN, builtin, load};
 use crate::contract::source::{Located, Report, Source, suggest};
@@ -98,12 +98,13 @@ pub(super) fn is_path(contract: &str) -> bool {
     contract.contains('/') || contract.strip_suffix(".toml").is_some()
 }
 
-/// The whole site; `None` when something is wrong, which was then told.
+/// The whole site; `None` when something is wrong, which was then told. `leaves`: mails have a way out.
 pub(super) fn compile(
     index: usize,
     names: &Names,
     raw: &Spanned<RawSite>,
     given: &Given,
+    leaves: bool,
     report: &mut Report<'_>,
     of_contracts: &mut Vec<Located>,
 ) -> Option<Site> {
@@ -116,6 +117,7 @@ pub(super) fn compile(
     }
     let keys = keys::keys(raw.tokens.as_ref(), &around, given, report);
     let pepper = keys::pepper(raw.api_keys.as_ref(), contract.as_ref(), &names.realm, &around, given, report);
+    let mail = mail::brand(raw, &names.name, contract.as_ref(), leaves, report);
     let upstreams = upstreams(&raw.upstream, report);
     let limits = site_limits(raw.limits.as_ref().map(Spanned::get_ref), report);
     let identity = identity::names(&raw.identity_headers, report);
@@ -166,6 +168,7 @@ pub(super) fn compile(
         limits,
         identity,
         max_body,
+        mail,
     })
 }
 

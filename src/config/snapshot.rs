@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use super::router::{Find, Router, is_under};
 use crate::contract::pattern::Pattern;
 use crate::contract::{Contract, Guard, Requirement};
+use crate::mail::Brand;
 use crate::model::window::Window;
 use crate::{credential, upstream};
 
@@ -70,6 +71,8 @@ pub struct Site {
     pub identity: IdentityNames,
     /// The longest body that a native operation reads, in bytes.
     pub max_body: u64,
+    /// How its mails look; there whenever its contract sends any.
+    pub mail: Option<Brand>,
 }
 
 /// Requests that are forwarded.

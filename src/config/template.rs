@@ -58,6 +58,10 @@ directory = {certs}
 [store]
 url = {store}
 
+[mail]
+transport = "outbox"
+outbox = {outbox}
+
 [[site]]
 name = "{name}"
 contract = "vantage"
@@ -81,6 +85,7 @@ upstream = "app"
         https = place.https,
         admin = place.admin,
         admin_token = file("secrets/admin"),
+        outbox = file("outbox"),
         certs = quoted(&place.certs.display().to_string()),
         hosts = hosts.join(", "),
         token_key = file("secrets/tokens"),

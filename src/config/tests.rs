@@ -13,7 +13,7 @@ use crate::tls;
 
 const SECRET: &str = "kX9vQ2mZ7tR4wY8pL1nB6cJ3hG5fD0sA";
 
-fn env(pairs: &[(&str, &str)]) -> Env {
+pub(super) fn env(pairs: &[(&str, &str)]) -> Env {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
@@ -22,16 +22,16 @@ fn check(path: &str, env: &Env) -> Result<Loaded, Vec<Located>> {
     load(Path::new(path), &Inputs { env, flags: &[], entropy: &entropy, write: false, generation: 1 })
 }
 
-fn check_text(text: &str, env: &Env) -> Result<Loaded, Vec<Located>> {
+pub(super) fn check_text(text: &str, env: &Env) -> Result<Loaded, Vec<Located>> {
     let entropy = TestEntropy::new(1);
     load_text("test.toml", text, &Inputs { env, flags: &[], entropy: &entropy, write: false, generation: 1 })
 }
 
-fn messages(errors: &[Located]) -> String {
+pub(super) fn messages(errors: &[Located]) -> String {
     errors.iter().flat_map(|error| [error.to_string(), "\n".into()]).collect()
 }
 
-fn good(text: &str) -> Loaded {
+pub(super) fn good(text: &str) -> Loaded {
     check_text(text, &Env::new()).unwrap_or_else(|errors| panic!("{}", messages(&errors)))
 }
 
@@ -40,7 +40,7 @@ fn bad(text: &str) -> String {
 }
 
 /// The least that works, with `more` behind it.
-fn file(more: &str) -> String {
+pub(super) fn file(more: &str) -> String {
     format!(
         "[listen]\nhttp = '127.0.0.1:8080'\n[[site]]\ncontract = 'vantage'\nhosts = ['a.example']\n\
          [site.tokens]\nkeys = [{{ kid = '1', algorithm = 'HS256', secret = '{SECRET}' }}]\n\
@@ -268,9 +268,31 @@ fn a_public_listener_without_tls_is_worth_a_word() {
 
 #[test]
 fn a_change_that_needs_a_restart_is_named() {
-    let (one, two) = (good(&file("")), good(&file("[store]\nurl = 'sqlite://other.db'\n[log]\naccess = false\n")));
-    assert_eq!(one.boot.differences(&two.boot), ["[store]", "[log]"]);
+    let (one, two) = (
+        good(&file("")),
+        good(&file("[store]\nurl = 'sqlite://other.db'\n[log]\naccess = false\n[mail]\ntransport = 'outbox'\n")),
+    );
+    assert_eq!(one.boot.differences(&two.boot), ["[store]", "[log]", "[mail]"]);
     assert_eq!(one.boot.differences(&one.boot), Vec::<&str>::new());
+}
+
+#[test]
+fn what_must_outlive_a_start_needs_a_pepper() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("own.toml");
+    let plain = include_str!("../../config/contracts/rag-modulo.toml");
+    let text = file("").replace("'vantage'", &format!("'{}'", path.display()));
+    let text = text.lines().filter(|line| !line.contains("pepper")).collect::<Vec<_>>().join("\n");
+    std::fs::write(&path, plain).unwrap();
+    assert!(!good(&text).snapshot.sites[0].credential.pepper.expose().is_empty(), "drawn, and never asked for");
+    let refresh = "[[operation]]\ndo = \"refresh_token\"\non = \"POST /api/auth/refresh\"\n\
+                   reads = { refresh_token = \"refresh_token\" }\nanswer.body = { access_token = \"$access_token\" }\n";
+    let own = plain.replace("[schemes]", "[tokens.refresh]\nttl = \"7d\"\nrotation = \"none\"\n\n[schemes]");
+    let own = own.replace("expires_in = \"$expires_in\"", "refresh_token = \"$refresh_token\"");
+    std::fs::write(&path, own.replace("[problem]", &format!("{refresh}\n[problem]"))).unwrap();
+    let errors = bad(&text);
+    assert!(errors.contains("the contract has refresh tokens, and there is no pepper to hash them under"), "{errors}");
+    assert_eq!(errors.matches("help:").count(), 1, "{errors}");
 }
 
 #[test]

@@ -152,7 +152,8 @@ impl RawSecret<'_> {
     /// How to come by one.
     pub(super) fn remedy(&self) -> String {
         let name = self.name;
-        if name.ends_with("url") {
+        // What somebody else has made is not for us to make.
+        if name.ends_with("url") || name == "password" {
             return format!("write {name} = \"…\" or {name}_file = \"…\"");
         }
         format!(

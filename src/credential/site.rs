@@ -69,11 +69,6 @@ impl SiteCredentials {
         api_key::hash(&self.pepper, text)
     }
 
-    /// What the site's queued mails are sealed under.
-    pub fn seal_pepper(&self) -> &hmac::Key {
-        &self.pepper
-    }
-
     /// The realm of accounts.
     pub fn realm(&self) -> &Arc<str> {
         &self.settings.realm

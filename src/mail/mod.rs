@@ -47,7 +47,7 @@ use templates::Templates;
 const REMEMBERED: usize = 4096;
 
 /// How mails leave.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Where to.
     pub transport: Transport,
@@ -58,7 +58,7 @@ pub struct Settings {
 }
 
 /// Where mails go.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// To an SMTP server that sends them on.
     Smtp(SmtpSettings),
@@ -69,7 +69,7 @@ pub enum Transport {
 }
 
 /// The SMTP server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SmtpSettings {
     /// Its name or address. With TLS it must prove this name.
     pub host: String,

@@ -41,7 +41,7 @@ pub async fn send_code(call: &Call<'_>, kind: CodeKind) -> Result<(), Refusal> {
     let Some(code) = compose(call, kind, &account.user.email)? else { return Ok(()) };
     let user = account.user.id;
     match call.gateway.store.request_code(call.realm(), user, &code, MAILS_AN_HOUR, call.now.wall).await? {
-        Requested::Done => call.audit(Actor::Anonymous, Act::MailAsked { user, kind: name(kind) }),
+        Requested::Done => call.audit(Actor::Anonymous, Act::MailAsked { user, kind: kind_name(kind) }),
         // The limit by name catches this first, except where several names lead to one account.
         Requested::TooMany | Requested::Unknown => {}
     }
@@ -84,7 +84,7 @@ fn sealed(call: &Call<'_>, message: &Message) -> SealedMail {
     SealedMail { id: MailId::new(call.now.wall, entropy), sealed: call.live.seal.seal(message, entropy) }
 }
 
-const fn name(kind: CodeKind) -> &'static str {
+const fn kind_name(kind: CodeKind) -> &'static str {
     match kind {
         CodeKind::Verify => "verify",
         CodeKind::Reset => "reset",

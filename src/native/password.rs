@@ -47,14 +47,8 @@ pub async fn change(call: &Call<'_>) -> Result<Values, Refusal> {
     call.gateway.limiter.clear(&[subject]).await;
     let hash = call.gateway.passwords.hash(new).await?;
     let store = &call.gateway.store;
-    let changed = store.change_password(
-        call.realm(),
-        user.id,
-        &found.password_hash,
-        &hash,
-        Some(session),
-        call.now.wall,
-    );
+    let changed =
+        store.change_password(call.realm(), user.id, &found.password_hash, &hash, Some(session), call.now.wall);
     // Somebody else changed it in between: what was proven is no longer the password.
     let ended = changed.await?.ok_or(Problem::InvalidCredentials)?;
     ended.iter().for_each(|session| call.forget(Changed::Session(*session)));

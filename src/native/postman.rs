@@ -64,7 +64,7 @@ async fn send(gateway: Arc<Gateway>, queued: QueuedMail) {
                 return;
             }
             Err(error) => {
-                let again = error.is_temporary();
+                let again = !error.is_permanent();
                 let now = gateway.clock.now().wall;
                 let next = again.then(|| retry::next_attempt(queued.attempts, now, message.ends_at())).flatten();
                 (error.to_string(), next)
@@ -73,8 +73,10 @@ async fn send(gateway: Arc<Gateway>, queued: QueuedMail) {
     };
     let id = queued.id.to_text();
     match next_at {
-        Some(next_at) => tracing::warn!(mail = id, error = failed, ?next_at, "a mail could not be sent; it is tried again"),
-        None => tracing::error!(mail = id, error = failed, "a mail could not be sent and is given up"),
+        Some(at) => {
+            tracing::warn!(mail = %id, error = %failed, next = %at.to_rfc3339(), "a mail waits for its next try")
+        }
+        None => tracing::error!(mail = %id, error = %failed, "a mail could not be sent and is given up"),
     }
     if let Err(error) = gateway.store.mail_failed(&queued, next_at, &failed, gateway.clock.now().wall).await {
         tracing::warn!(mail = id, %error, "a failed mail could not be settled");

@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use crate::model::id::MailId;
+use crate::model::id::{MailId, UserId};
+use crate::model::mail::SealedMail;
 use crate::model::time::Timestamp;
 use crate::observe::metrics::labels::StoreOperation;
 
@@ -47,6 +48,21 @@ pub(super) const WAITING: &str = "SELECT COUNT(*) FROM mails WHERE sealed IS NOT
 const ERROR_LENGTH: usize = 500;
 
 impl Store {
+    /// Puts in a mail that carries no code: news for a user.
+    pub async fn queue_mail(
+        &self,
+        realm: &str,
+        user: UserId,
+        mail: &SealedMail,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        writing!(self, SettleMail, |tx| {
+            let add = sqlx::query(ADD).bind(realm).bind(mail.id.to_text()).bind(user.to_text()).bind(now.millis());
+            add.bind(&mail.sealed).execute(tx).await?;
+            Step::Keep(())
+        })
+    }
+
     /// Takes the mail that has been due for longest, for as long as `lease`: nobody else gets it before that is over.
     /// Who takes it tells [`Self::mail_sent`] or [`Self::mail_failed`] in time.
     pub async fn claim_mail(&self, now: Timestamp, lease: Duration) -> Result<Option<QueuedMail>, StoreError> {

@@ -5,6 +5,7 @@ mod backend;
 mod cli;
 mod client;
 mod doors;
+mod dotenv;
 mod durability;
 mod edge;
 mod fleet;
