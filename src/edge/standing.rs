@@ -1,6 +1,6 @@
 //! Whether what is open may go on.
 //!
-//! Revocation must end what it concerns, also what is already open: WebSockets, event streams, long downloads.
+//! Revocation must end what it concerns, also what is already open: tunnels, event streams, long downloads.
 //! Rather than keep a register of who depends on what, whatever is open asks again: twice a second the whole decision
 //! (route, credential, role, plan) is taken anew for the request that opened it, from cached facts, and it ends when
 //! the answer is no. A logout, a revoked key, a changed role or plan, an expired token and a removed route all end

@@ -10,7 +10,6 @@ use crate::contract::encode::Values;
 use crate::contract::slot::Field;
 use crate::credential::password;
 use crate::limit::{Charge, Subject, Verdict};
-use crate::model::change::Changed;
 use crate::model::id::UserId;
 use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
@@ -59,7 +58,7 @@ pub async fn login(call: &Call<'_>) -> Result<Values, Refusal> {
         idle: sessions.idle,
     };
     match call.gateway.store.start_session(call.realm(), &session, &terms).await? {
-        Started::Done(ended) => ended.iter().for_each(|session| call.forget(Changed::Session(*session))),
+        Started::Done(ended) => call.forget_sessions(&ended),
         // Changed between the proof and now: what was proven is no longer the password.
         Started::PasswordChanged => return Err(failed(call, subject, user, SignInFailure::WrongPassword).await),
     }

@@ -26,6 +26,7 @@ use crate::contract::encode::Values;
 use crate::contract::operation::Operation;
 use crate::gateway::{Gateway, LiveSite};
 use crate::model::change::{Change, Changed};
+use crate::model::id::SessionId;
 use crate::model::principal::Principal;
 use crate::model::problem::{FieldError, Problem};
 use crate::model::refusal::Refusal;
@@ -98,6 +99,13 @@ impl Call<'_> {
     /// Forgets what is cached of a fact that was just changed.
     fn forget(&self, changed: Changed) {
         self.gateway.forget(&Change { realm: Arc::clone(&self.live.site.realm), changed });
+    }
+
+    /// Forgets what is cached of sessions that have just ended.
+    fn forget_sessions(&self, ended: &[SessionId]) {
+        for session in ended {
+            self.forget(Changed::Session(*session));
+        }
     }
 
     fn audit(&self, actor: Actor, act: Act<'_>) {

@@ -51,7 +51,7 @@ pub async fn change(call: &Call<'_>) -> Result<Values, Refusal> {
         store.change_password(call.realm(), user.id, &found.password_hash, &hash, Some(session), call.now.wall);
     // Somebody else changed it in between: what was proven is no longer the password.
     let ended = changed.await?.ok_or(Problem::InvalidCredentials)?;
-    ended.iter().for_each(|session| call.forget(Changed::Session(*session)));
+    call.forget_sessions(&ended);
     call.forget(Changed::User(user.id));
     call.audit(Actor::User(user.id), Act::PasswordChanged { user: user.id });
     mails::password_changed(call, &caller.account).await;
@@ -79,7 +79,7 @@ pub async fn reset(call: &Call<'_>) -> Result<Values, Refusal> {
     let hash = call.gateway.passwords.hash(new).await?;
     let done = call.gateway.store.reset_password(call.realm(), &code, &hash, call.now.wall).await?;
     let (user, ended) = done.ok_or_else(|| bad_token(call))?;
-    ended.iter().for_each(|session| call.forget(Changed::Session(*session)));
+    call.forget_sessions(&ended);
     call.forget(Changed::User(user));
     call.gateway.limiter.clear(&[Subject::user(call.realm(), user)]).await;
     call.audit(Actor::User(user), Act::PasswordReset { user });

@@ -72,11 +72,10 @@ async fn send(gateway: Arc<Gateway>, queued: QueuedMail) {
         },
     };
     let id = queued.id.to_text();
-    match next_at {
-        Some(at) => {
-            tracing::warn!(mail = %id, error = %failed, next = %at.to_rfc3339(), "a mail waits for its next try")
-        }
-        None => tracing::error!(mail = %id, error = %failed, "a mail could not be sent and is given up"),
+    if let Some(at) = next_at {
+        tracing::warn!(mail = %id, error = %failed, next = %at.to_rfc3339(), "a mail waits for its next try");
+    } else {
+        tracing::error!(mail = %id, error = %failed, "a mail could not be sent and is given up");
     }
     if let Err(error) = gateway.store.mail_failed(&queued, next_at, &failed, gateway.clock.now().wall).await {
         tracing::warn!(mail = id, %error, "a failed mail could not be settled");

@@ -43,7 +43,7 @@ pub async fn revoke_others(call: &Call<'_>) -> Result<Values, Refusal> {
     let Method::Token { session, .. } = caller.method else { return Err(Problem::InvalidToken.into()) };
     let user = caller.account.user.id;
     let ended = call.gateway.store.end_sessions(call.realm(), user, Some(session), call.now.wall).await?;
-    ended.iter().for_each(|session| call.forget(Changed::Session(*session)));
+    call.forget_sessions(&ended);
     call.audit(Actor::User(user), Act::SessionsEnded { user, count: ended.len() });
     Ok(Values::new())
 }
