@@ -1,5 +1,6 @@
 //! `tollgate serve`: the gateway, until it is told to stop.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use super::{ConfigFile, Reading};
 use crate::app::{self, Parts};
 use crate::config::env::Override;
 use crate::config::template::{self, Place};
-use crate::config::{self, Loaded};
+use crate::config::{self, Inputs, Loaded};
 use crate::model::entropy::SystemEntropy;
 use crate::model::time::{Clock, SystemClock};
 use crate::observe::log::{self, LogWriter, Logs, Output};
@@ -50,19 +51,22 @@ impl Arguments {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, then drains.
+/// Serves until SIGTERM or SIGINT, then drains; SIGHUP reads the configuration again.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let reading = Reading::to_serve(arguments.flags());
-    let (loaded, name) = match &arguments.upstream {
-        Some(url) => {
-            let text = template::for_upstream(url, &Place::default());
-            (config::load_text("(--upstream)", &text, &reading.inputs()), "--upstream".into())
+    let read = |generation: u64| {
+        let reading = Reading::to_serve(arguments.flags());
+        let inputs = Inputs { generation, ..reading.inputs() };
+        match &arguments.upstream {
+            Some(url) => config::load_text("(--upstream)", &template::for_upstream(url, &Place::default()), &inputs),
+            None => config::load(&arguments.file.config, &inputs),
         }
-        None => (config::load(&arguments.file.config, &reading.inputs()), arguments.file.config.clone()),
     };
-    let loaded = match loaded {
+    let loaded = match read(1) {
         Ok(loaded) => loaded,
-        Err(errors) => return Ok(super::check::complain(&name, &errors)),
+        Err(errors) => {
+            let name = if arguments.upstream.is_some() { Path::new("--upstream") } else { &arguments.file.config };
+            return Ok(super::check::complain(name, &errors));
+        }
     };
     for warning in &loaded.warnings {
         eprintln!("warning: {warning}");
@@ -71,9 +75,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let opened = Opened::new(&loaded)?;
     let served = runtime.block_on(async {
         let running = app::start(loaded, opened.parts.clone()).await?;
-        running.until_signal().await;
+        running.until_signal(read).await?;
         Ok(ExitCode::SUCCESS)
     });
+    // First the tasks that were cut off, whose last lines are still to be written.
+    runtime.shutdown_timeout(LAST_WORDS);
     opened.finish();
     served
 }

@@ -213,8 +213,8 @@ fn a_site_asks_what_its_contract_asks_unless_it_says_otherwise() {
     let more = "[[site.route]]\nmatch = '* /{*rest}'\n[[site.guard]]\nmatch = 'GET /api/v1/{kind}/{*rest}'\nroles = ['member']\n";
     let loaded = good(&file(more));
     let site = &loaded.snapshot.sites[0];
-    let guard = |method: &str, path: &str| match site.guard_paths.find_any_spelling(&method.parse().unwrap(), path) {
-        Find::Hit { index, .. } => site.guards.get(index),
+    let guard = |method: &str, path: &str| match site.guard_paths[0].find_any_spelling(&method.parse().unwrap(), path) {
+        Find::Hit { index, .. } => site.guards.get(index).map(|guard| &guard.requires),
         _ => None,
     };
     let own = guard("GET", "/api/v1/posts/7").unwrap();
