@@ -11,10 +11,11 @@ use std::time::Duration;
 use http::request::Parts;
 use http::{Method, Request};
 use tempfile::TempDir;
+use tokio::sync::Semaphore;
 use tollgate::config::{self, Loaded};
 use tollgate::credential::api_key;
 use tollgate::edge::authorize::{Permit, authorize};
-use tollgate::edge::connection::Connection;
+use tollgate::edge::connection::{Connection, Place};
 use tollgate::edge::exchange::Exchange;
 use tollgate::edge::{authenticate, intake, route, throttle};
 use tollgate::gateway::{Gateway, Live, Machines};
@@ -29,6 +30,7 @@ use tollgate::model::time::{Clock, SystemClock, Timestamp};
 use tollgate::model::window::Window;
 use tollgate::observe::log::Logs;
 use tollgate::observe::metrics::Metrics;
+use tollgate::observe::metrics::labels::Listener;
 use tollgate::store::{Created, NewAccount, Registered, Store};
 
 /// What requests ask for.
@@ -86,7 +88,9 @@ impl World {
         let token = format!("Bearer {}", token.expect("a token").text.expose());
         let key = format!("ApiKey {}", text.expose());
         let peer = "192.0.2.7:40000".parse().expect("an address");
-        let connection = Arc::new(Connection { peer, tls: None });
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("there is one");
+        let place = Place { permit, gauge: gateway.metrics.connections.opened(Listener::Http) };
+        let connection = Arc::new(Connection { peer, tls: None, held: place });
         let world = Self { gateway, token, key, connection, runtime, _folder: folder };
         for credential in [&world.token, &world.key] {
             let mut head = head(credential);
