@@ -79,6 +79,8 @@ impl World {
             username_norm: None,
             password_hash: "never asked for".to_owned().into(),
             session: Some(session.clone()),
+            refresh: None,
+            verification: None,
         };
         let token = runtime.block_on(async {
             assert_eq!(gateway.store.register(realm, &new).await.expect("SQLite"), Registered::Done);

@@ -103,7 +103,7 @@ impl Setup {
     /// Another product than vantage, forwarding everything that is not its own.
     pub fn product(mut self, product: &'static str) -> Self {
         self.product = product;
-        self.routes = "[[site.route]]\nmatch = \"* /{*rest}\"\nupstream = \"app\"\n".to_owned();
+        "[[site.route]]\nmatch = \"* /{*rest}\"\nupstream = \"app\"\n".clone_into(&mut self.routes);
         if product == "langgraph" {
             self.site.push_str("[site.mail]\nproduct = \"LangGraph\"\nfrom = \"no-reply@example.com\"\n");
         }

@@ -20,13 +20,13 @@ async fn a_key_counts_only_on_a_plan_that_has_keys() {
         let answer = gate.admin.ask("PATCH", &path).bearer(ADMIN_TOKEN).json(&json!({ "plan": plan })).send().await;
         assert_eq!(answer.status, 200, "{}", answer.text());
     };
-    let make = client.post("/v1/organizations/api-keys", &json!({ "name": "Production API" }));
-    let refused = make.bearer(&token).send().await;
+    let wanted = client.post("/v1/organizations/api-keys", &json!({ "name": "Production API" }));
+    let refused = wanted.bearer(&token).send().await;
     let told = r#"{"error":{"code":"FORBIDDEN","message":"This feature requires Enterprise plan"}}"#;
     assert_eq!((refused.status.as_u16(), refused.text().as_str()), (403, told));
     on("enterprise").await;
-    let make = client.post("/v1/organizations/api-keys", &json!({ "name": "Production API" }));
-    let made = make.bearer(&token).send().await;
+    let wanted = client.post("/v1/organizations/api-keys", &json!({ "name": "Production API" }));
+    let made = wanted.bearer(&token).send().await;
     assert_eq!(made.status, 201, "{}", made.text());
     let key = made.string("/apiKey/key");
     assert!(key.starts_with("sk_live_"));
