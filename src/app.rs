@@ -11,17 +11,19 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Loaded;
+use crate::config::{Boot, Loaded};
+use crate::contract::source::Located;
 use crate::edge::accept::{self, Door};
 use crate::edge::admin;
 use crate::gateway::{Gateway, Live, Machines};
 use crate::model::entropy::Entropy;
 use crate::model::time::Clock;
+use crate::observe::audit::Act;
 use crate::observe::log::Logs;
 use crate::observe::metrics::Metrics;
 use crate::observe::metrics::labels::ChangeSource;
 use crate::store::{Store, StoreError};
-use crate::tls;
+use crate::tls::{self, Certificates};
 
 /// How often other nodes' changes are asked for: a fifth of what a revocation may take to be everywhere.
 const FEED_EVERY: Duration = Duration::from_millis(200);
@@ -34,6 +36,8 @@ const TEND_EVERY: Duration = Duration::from_mins(1);
 /// How often what is past is deleted, and what counts as past.
 const PURGE_EVERY: Duration = Duration::from_mins(10);
 const PURGE_AFTER: Duration = Duration::from_hours(7 * 24);
+/// How long tunnels have to end once they are told to.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// Connections that may wait in the kernel's queue.
 const BACKLOG: u32 = 4096;
 
@@ -60,7 +64,8 @@ pub struct Running {
     pub admin: Option<SocketAddr>,
     /// The gateway itself.
     pub gateway: Arc<Gateway>,
-    drain_timeout: Duration,
+    boot: Boot,
+    certificates: Option<Arc<Certificates>>,
     drain: CancellationToken,
     stop: CancellationToken,
     connections: TaskTracker,
@@ -77,13 +82,12 @@ pub async fn start(loaded: Loaded, parts: Parts) -> anyhow::Result<Running> {
     let Loaded { boot, snapshot, .. } = loaded;
     let now = parts.clock.now();
     let metrics = Arc::clone(&parts.metrics);
-    let acceptor = match &boot.tls {
+    let tls = match &boot.tls {
         None => None,
         Some(settings) => {
             let (config, certificates) = tls::server_config(settings, now.wall)?;
-            let expiries = certificates.expiries();
-            metrics.tls.certificates(expiries.iter().map(|expiry| (expiry.name.as_str(), expiry.ends)));
-            Some(TlsAcceptor::from(Arc::new(config)))
+            show_expiries(&metrics, &certificates);
+            Some((TlsAcceptor::from(Arc::new(config)), certificates))
         }
     };
     // Opening holds the migrations' state: large, and once.
@@ -108,25 +112,28 @@ pub async fn start(loaded: Loaded, parts: Parts) -> anyhow::Result<Running> {
         http: None,
         admin: None,
         gateway: Arc::clone(&gateway),
-        drain_timeout: boot.drain_timeout,
+        certificates: tls.as_ref().map(|(_, certificates)| Arc::clone(certificates)),
+        boot,
         drain: CancellationToken::new(),
         stop: CancellationToken::new(),
         connections: TaskTracker::new(),
         tenders: TaskTracker::new(),
     };
-    listen(running, &boot, acceptor.as_ref(), head)
+    listen(running, tls.as_ref().map(|(acceptor, _)| acceptor), head)
 }
 
-fn listen(
-    mut running: Running,
-    boot: &crate::config::boot::Boot,
-    acceptor: Option<&TlsAcceptor>,
-    head: i64,
-) -> anyhow::Result<Running> {
+fn listen(mut running: Running, acceptor: Option<&TlsAcceptor>, head: i64) -> anyhow::Result<Running> {
     let gateway = Arc::clone(&running.gateway);
+    let boot = running.boot.clone();
     let places = Arc::new(Semaphore::new(boot.connections.max));
-    for (address, tls) in boot.https.iter().map(|at| (*at, true)).chain(boot.http.iter().map(|at| (*at, false))) {
-        let listener = bind(address)?;
+    let doors = boot.https.iter().map(|at| (*at, true)).chain(boot.http.iter().map(|at| (*at, false)));
+    // All of them or none: nobody is served by a process that is about to fail.
+    let doors: Vec<_> = doors.map(|(at, tls)| Ok((bind(at)?, tls))).collect::<anyhow::Result<_>>()?;
+    let admin = match &boot.admin {
+        Some(settings) => Some((bind(settings.addr)?, settings)),
+        None => None,
+    };
+    for (listener, tls) in doors {
         let bound = listener.local_addr()?;
         let door = Door {
             tls: if tls { acceptor.cloned() } else { None },
@@ -140,8 +147,7 @@ fn listen(
         let first = if tls { &mut running.https } else { &mut running.http };
         first.get_or_insert(bound);
     }
-    if let Some(settings) = &boot.admin {
-        let listener = bind(settings.addr)?;
+    if let Some((listener, settings)) = admin {
         let bound = listener.local_addr()?;
         tracing::info!(address = %bound, scheme = "admin", "listening");
         running.admin = Some(bound);
@@ -158,6 +164,11 @@ fn listen(
     Ok(running)
 }
 
+fn show_expiries(metrics: &Metrics, certificates: &Certificates) {
+    let expiries = certificates.expiries();
+    metrics.tls.certificates(expiries.iter().map(|expiry| (expiry.name.as_str(), expiry.ends)));
+}
+
 fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let bind = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
@@ -172,10 +183,13 @@ fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// decides how long they still count.
 async fn follow_feed(gateway: Arc<Gateway>, mut seen: i64, stop: CancellationToken) {
     let mut failing = false;
+    let mut more = false;
     loop {
+        // After a full batch there is more to hear, and a second to have heard it all in.
+        let pause = if std::mem::take(&mut more) { Duration::ZERO } else { FEED_EVERY };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(FEED_EVERY) => {}
+            () = tokio::time::sleep(pause) => {}
         }
         // The time before the question: what is committed later is in the next answer.
         let asked = gateway.clock.now();
@@ -187,6 +201,7 @@ async fn follow_feed(gateway: Arc<Gateway>, mut seen: i64, stop: CancellationTok
                     gateway.metrics.revocations.changed(ChangeSource::Feed, 1);
                     seen = seq;
                 }
+                more = !whole;
                 if whole {
                     gateway.epochs.heard(asked.steady);
                 }
@@ -246,20 +261,69 @@ async fn tend(gateway: Arc<Gateway>, stop: CancellationToken) {
 }
 
 impl Running {
-    /// Serves until SIGTERM or SIGINT, then drains.
-    pub async fn until_signal(self) {
+    /// Serves until SIGTERM or SIGINT, then drains. SIGHUP reads the configuration again by `reload`, which is given
+    /// the generation to come.
+    pub async fn until_signal(self, reload: impl Fn(u64) -> Result<Loaded, Vec<Located>>) -> std::io::Result<()> {
         use tokio::signal::unix::{SignalKind, signal};
-        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-            (Ok(mut terminate), Ok(mut interrupt)) => {
-                tokio::select! {
-                    _ = terminate.recv() => {}
-                    _ = interrupt.recv() => {}
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => {
+                    let generation = self.gateway.live().snapshot.generation + 1;
+                    self.take(reload(generation));
                 }
             }
-            // Without handlers a signal ends the process by itself; until then it serves.
-            _ => std::future::pending().await,
         }
         self.drain().await;
+        Ok(())
+    }
+
+    /// Puts a configuration in force that was read again, or keeps the one there is and says why. Requests under
+    /// way keep theirs; windows, caches, connections and sessions are not touched.
+    pub fn take(&self, read: Result<Loaded, Vec<Located>>) {
+        let gateway = &self.gateway;
+        let refused = |errors: usize| {
+            gateway.metrics.config.refused();
+            gateway.audit(Act::ConfigurationRefused { errors });
+        };
+        let Loaded { boot, snapshot, .. } = match read {
+            Ok(loaded) => loaded,
+            Err(errors) => {
+                for error in &errors {
+                    tracing::error!(%error, "the configuration cannot be used; the one before stays");
+                }
+                return refused(errors.len());
+            }
+        };
+        for section in self.boot.differences(&boot) {
+            tracing::warn!(section, "a change here counts after a restart");
+        }
+        let now = gateway.clock.now().wall;
+        let generation = snapshot.generation;
+        let live = match Live::new(snapshot, &gateway.metrics) {
+            Ok(live) => live,
+            Err(error) => {
+                tracing::error!(%error, "the configuration cannot be used; the one before stays");
+                return refused(1);
+            }
+        };
+        if let (Some(certificates), Some(settings)) = (&self.certificates, &self.boot.tls) {
+            match certificates.reload(settings, now) {
+                Ok(()) => show_expiries(&gateway.metrics, certificates),
+                Err(error) => tracing::error!(%error, "the certificates cannot be used; the ones before stay"),
+            }
+        }
+        let upstreams: Vec<_> = live.sites.iter().flat_map(|live| &live.upstreams).map(|at| &*at.settings).collect();
+        gateway.pools.retain(&upstreams);
+        drop(upstreams);
+        gateway.replace(live);
+        gateway.metrics.config.loaded(generation, now);
+        gateway.audit(Act::ConfigurationLoaded { generation });
+        tracing::info!(generation, "the configuration was read again");
     }
 
     /// Stops accepting, lets requests under way finish (up to the drain timeout), writes down what is only in
@@ -274,11 +338,13 @@ impl Running {
             self.connections.wait().await;
             self.gateway.tunnels.wait().await;
         };
-        if tokio::time::timeout(self.drain_timeout, finished).await.is_err() {
+        if tokio::time::timeout(self.boot.drain_timeout, finished).await.is_err() {
             let (connections, tunnels) = (self.connections.len(), self.gateway.tunnels.len());
             tracing::warn!(connections, tunnels, "still open at the drain timeout");
         }
+        // What is still open is told to end, and given a moment to.
         self.gateway.hang_up.cancel();
+        let _ = tokio::time::timeout(FAREWELL, self.gateway.tunnels.wait()).await;
         self.stop.cancel();
         self.tenders.close();
         self.tenders.wait().await;

@@ -1,6 +1,7 @@
 //! The one shared handle: what the gateway knows ([`Live`], replaced whole at a reload) and what it remembers
 //! (store, windows, caches, connections; untouched by a reload).
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use tokio::sync::MutexGuard;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,10 +19,11 @@ use crate::credential::assertion::Assertions;
 use crate::credential::keys::KeyError;
 use crate::credential::password::{PasswordError, PasswordPool};
 use crate::credential::{Authenticator, SiteCredentials};
-use crate::limit::{LimitError, Limiter};
+use crate::limit::{LimitError, Limiter, Subject};
 use crate::model::change::Change;
 use crate::model::entropy::Entropy;
 use crate::model::time::{Clock, Now};
+use crate::observe::audit::{Act, Actor, Event};
 use crate::observe::log::Logs;
 use crate::observe::metrics::labels::{Cache, ChangeSource};
 use crate::observe::metrics::{EndpointState, Metrics, SiteMetrics, UpstreamMetrics};
@@ -28,6 +31,10 @@ use crate::revocation::Epochs;
 use crate::store::Store;
 use crate::upstream::hygiene::Reserved;
 use crate::upstream::{self, Pools};
+
+/// Turns for checking passwords, and how long one is waited for.
+const SIGN_IN_TURNS: usize = 1024;
+const SIGN_IN_WAIT: Duration = Duration::from_secs(5);
 
 /// Everything a request needs.
 pub struct Gateway {
@@ -46,6 +53,8 @@ pub struct Gateway {
     pub authenticator: Authenticator,
     /// Password hashing, bounded.
     pub passwords: PasswordPool,
+    /// One sign-in to an account at a time: see [`Gateway::sign_in_turn`].
+    sign_ins: Box<[tokio::sync::Mutex<()>]>,
     /// Connections to backends.
     pub pools: Pools,
     /// Open tunnels, until they end.
@@ -198,6 +207,7 @@ impl Gateway {
                 Arc::clone(&metrics),
             ),
             passwords: PasswordPool::new(&boot.cache, Arc::clone(&entropy), Arc::clone(&metrics))?,
+            sign_ins: std::iter::repeat_with(tokio::sync::Mutex::default).take(SIGN_IN_TURNS).collect(),
             pools: Pools::new(Some(upstream::tls::client_config()?)),
             assertions: Assertions::new(boot.cache.tokens),
             bounds: boot.connections.clone(),
@@ -230,6 +240,22 @@ impl Gateway {
     pub fn request_id(&self) -> String {
         let count = self.requests.fetch_add(1, Ordering::Relaxed);
         format!("{:016x}{count:016x}", self.run)
+    }
+
+    /// Notes an act of the gateway itself.
+    pub fn audit(&self, act: Act<'_>) {
+        let time = self.clock.now().wall;
+        self.logs.audit(&Event { time, actor: Actor::Gateway, act, site: None, client: None, request_id: None });
+    }
+
+    /// Waits for the turn to check a password for `subject`, so that failures are counted one after another and
+    /// successes need no count at all; `None` when that takes too long. Turns are shared by a few accounts: their
+    /// number is fixed, so that inventing accounts costs no memory.
+    pub async fn sign_in_turn(&self, subject: &Subject) -> Option<MutexGuard<'_, ()>> {
+        let mut hasher = DefaultHasher::new();
+        subject.hash(&mut hasher);
+        let turn = usize::try_from(hasher.finish() % SIGN_IN_TURNS as u64).unwrap_or(0);
+        tokio::time::timeout(SIGN_IN_WAIT, self.sign_ins[turn].lock()).await.ok()
     }
 
     /// Forgets what is cached of a fact that this process has just changed.

@@ -3,20 +3,21 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::say;
 use crate::contract::source::Located;
 
 /// Checks the file and says so; exit status 78 (`EX_CONFIG`) when it cannot be used.
-pub fn run(path: &Path) -> ExitCode {
-    let loaded = match super::Reading::to_look().load(path) {
+pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
+    let loaded = match super::Reading::to_look().load(path, 1) {
         Ok(loaded) => loaded,
-        Err(errors) => return complain(path, &errors),
+        Err(errors) => return Ok(complain(path, &errors)),
     };
     for warning in &loaded.warnings {
         eprintln!("warning: {warning}");
     }
-    println!("{} is good", path.display());
+    say!("{} is good", path.display());
     for site in &loaded.snapshot.sites {
-        println!(
+        say!(
             "  site {}: contract {}, hosts {}, {} native operations, {} routes, {} upstreams",
             site.name,
             site.contract.name,
@@ -26,7 +27,7 @@ pub fn run(path: &Path) -> ExitCode {
             site.upstreams.len(),
         );
     }
-    ExitCode::SUCCESS
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints every error with its place and remedy.

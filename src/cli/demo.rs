@@ -10,11 +10,12 @@ use std::process::ExitCode;
 use tokio::task::JoinSet;
 
 use super::serve::Opened;
-use super::{Reading, echo, tour};
+use super::{Reading, echo, say, tour};
 use crate::app::{self, Parts, Running};
 use crate::config::Loaded;
 use crate::config::env::Override;
 use crate::config::template::{self, Place};
+use crate::contract::source::Located;
 use crate::tls::development::authority;
 
 /// `tollgate demo …`
@@ -23,12 +24,12 @@ pub struct Arguments {
     /// Play the whole story instead of waiting for requests: each step is printed and checked.
     #[arg(long)]
     tour: bool,
-    /// Where to listen for https; port 0 takes a free one.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443")]
-    https: SocketAddr,
-    /// Where the operator's listener is.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
-    admin: SocketAddr,
+    /// Listen here for https instead of on 127.0.0.1:8443; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS")]
+    https: Option<SocketAddr>,
+    /// Listen here for the operator instead of on 127.0.0.1:9090.
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<SocketAddr>,
     /// Where the store and the secrets are kept.
     #[arg(long, value_name = "FOLDER", default_value = "data")]
     data: PathBuf,
@@ -43,21 +44,31 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut tasks = JoinSet::new();
     let backend = runtime.block_on(echo::start(&mut tasks))?;
     let Arguments { https, admin, data, certs, .. } = arguments;
-    let place = Place { https: *https, admin: *admin, data, certs };
+    let place = Place { data, certs, ..Place::default() };
     let text = template::demo(&format!("http://{backend}"), &place);
-    let flags = vec![Override::from_flag("demo", "log.format", "text")];
-    let loaded = match Reading::to_serve(flags).load_text("(demo)", &text) {
+    let mut flags = vec![Override::from_flag("demo", "log.format", "text")];
+    for (flag, key, address) in [("--https", "listen.https", https), ("--admin", "listen.admin", admin)] {
+        flags.extend(address.map(|address| Override::from_flag(flag, key, &address.to_string())));
+    }
+    let loaded = match Reading::to_serve(flags.clone()).load_text("(demo)", &text, 1) {
         Ok(loaded) => loaded,
         Err(errors) => return Ok(super::check::complain("demo".as_ref(), &errors)),
     };
     // On the tour the steps are the output; a log would stand between them.
     let opened = if arguments.tour { Opened::silent() } else { Opened::new(&loaded)? };
-    let outcome = runtime.block_on(show(arguments, loaded, opened.parts.clone()));
+    let read = |generation| Reading::to_serve(flags.clone()).load_text("(demo)", &text, generation);
+    let outcome = runtime.block_on(show(arguments, loaded, opened.parts.clone(), read));
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     opened.finish();
     outcome
 }
 
-async fn show(arguments: &Arguments, loaded: Loaded, parts: Parts) -> anyhow::Result<ExitCode> {
+async fn show(
+    arguments: &Arguments,
+    loaded: Loaded,
+    parts: Parts,
+    read: impl Fn(u64) -> Result<Loaded, Vec<Located>>,
+) -> anyhow::Result<ExitCode> {
     let admin_token = loaded.boot.admin.as_ref().and_then(|admin| admin.token.clone());
     let authority = authority(&arguments.certs);
     let running = app::start(loaded, parts).await?;
@@ -66,16 +77,16 @@ async fn show(arguments: &Arguments, loaded: Loaded, parts: Parts) -> anyhow::Re
         running.drain().await;
         return outcome.map(|()| ExitCode::SUCCESS);
     }
-    invite(&running, &authority);
-    running.until_signal().await;
+    invite(&running, &authority)?;
+    running.until_signal(read).await?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn invite(running: &Running, authority: &Path) {
+fn invite(running: &Running, authority: &Path) -> std::io::Result<()> {
     let authority = authority.display();
     let port = running.https.map_or(8443, |address| address.port());
     let admin = running.admin.map(|address| address.to_string()).unwrap_or_default();
-    println!(
+    say!(
         r#"
 Tollgate is up: https://localhost:{port}, before a backend that echoes what it receives.
 Paste these into another terminal, in this folder:
@@ -106,4 +117,5 @@ Paste these into another terminal, in this folder:
 
 Play the whole story with `tollgate demo --tour`. Ctrl-C ends it."#
     );
+    Ok(())
 }

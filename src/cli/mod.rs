@@ -8,6 +8,7 @@ mod secrets;
 mod serve;
 mod tour;
 
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -18,8 +19,20 @@ use crate::contract::source::Located;
 use crate::model::entropy::SystemEntropy;
 use clap::{CommandFactory, Parser, Subcommand};
 
+/// Prints a line of the answer. `println!` would panic where the reader has seen enough (`| head`); [`run`] ends
+/// quietly on the error that this returns from the calling function.
+macro_rules! say {
+    ($($text:tt)*) => {
+        std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($text)*)))?
+    };
+}
+use say;
+
 /// A configuration that cannot be used: `EX_CONFIG` of sysexits.h.
 const EX_CONFIG: u8 = 78;
+
+/// What a shell sees of a program that a closed pipe has ended (128 + SIGPIPE).
+const HUNG_UP: u8 = 141;
 
 /// Tollgate: a reverse-proxy authentication gateway.
 #[derive(Debug, Parser)]
@@ -94,28 +107,45 @@ pub fn run() -> ExitCode {
     let outcome = match arguments.command {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
-        Command::Check(file) => Ok(check::run(&file.config)),
+        Command::Check(file) => check::run(&file.config),
         Command::Contract(command) => contract(&command),
         Command::Users(command) => operate::run(&command.into()),
         Command::Orgs(command) => operate::run(&command.into()),
         Command::Keys(command) => operate::run(&command.into()),
         Command::Sessions(command) => operate::run(&command.into()),
         Command::Secrets(command) => secrets::run(&command),
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "tollgate", &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Completions { shell } => completions(shell),
     };
+    let outcome = outcome.and_then(|status| {
+        std::io::stdout().flush()?;
+        Ok(status)
+    });
     outcome.unwrap_or_else(|error| {
+        let hung_up = |error: &std::io::Error| error.kind() == ErrorKind::BrokenPipe;
+        // Only `say!` hands such an error on bare: nobody listens any more.
+        if error.downcast_ref().is_some_and(hung_up) {
+            return ExitCode::from(HUNG_UP);
+        }
         eprintln!("tollgate: {error:#}");
         ExitCode::FAILURE
     })
 }
 
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "tollgate", &mut script);
+    std::io::stdout().write_all(&script)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn contract(command: &Contract) -> anyhow::Result<ExitCode> {
     match command {
-        Contract::List => compile::BUILTIN.iter().for_each(|name| println!("{name}")),
-        Contract::Show { name } => print!("{}", compile::show(name)?),
+        Contract::List => {
+            for name in compile::BUILTIN {
+                say!("{name}");
+            }
+        }
+        Contract::Show { name } => std::io::stdout().write_all(compile::show(name)?.as_bytes())?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -139,18 +169,18 @@ impl Reading {
     }
 
     /// Reads the file, or tells what is wrong.
-    fn load(&self, path: &Path) -> Result<Loaded, Vec<Located>> {
-        config::load(path, &self.inputs()?)
+    fn load(&self, path: &Path, generation: u64) -> Result<Loaded, Vec<Located>> {
+        config::load(path, &self.inputs(generation)?)
     }
 
     /// Reads a text as if it were a file.
-    fn load_text(&self, name: &str, text: &str) -> Result<Loaded, Vec<Located>> {
-        config::load_text(name, text, &self.inputs()?)
+    fn load_text(&self, name: &str, text: &str, generation: u64) -> Result<Loaded, Vec<Located>> {
+        config::load_text(name, text, &self.inputs(generation)?)
     }
 
-    fn inputs(&self) -> Result<Inputs<'_>, Vec<Located>> {
+    fn inputs(&self, generation: u64) -> Result<Inputs<'_>, Vec<Located>> {
         let env = self.env.as_ref().map_err(|error| vec![error.clone()])?;
-        Ok(Inputs { env, flags: &self.flags, entropy: &SystemEntropy, write: self.write, generation: 1 })
+        Ok(Inputs { env, flags: &self.flags, entropy: &SystemEntropy, write: self.write, generation })
     }
 }
 

@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use super::ConfigFile;
+use super::{ConfigFile, say};
 use crate::config::Loaded;
 use crate::model::time::{Clock, SystemClock};
 use crate::native::operator::{self, Desk, Reply};
@@ -26,6 +26,9 @@ use crate::observe::audit::{Actor, Door, Event};
 use crate::observe::log::{self, Output};
 use crate::observe::metrics::Metrics;
 use crate::store::Store;
+
+/// What a reply calls its rows where it is a list; a resource may hold arrays of other names.
+const LISTS: [&str; 4] = ["users", "orgs", "keys", "sessions"];
 
 /// How long the gateway may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -175,15 +178,22 @@ pub struct Act {
     method: Method,
     path: String,
     body: Option<Value>,
+    /// How many rows were asked for, where more of them may follow.
+    limit: Option<u32>,
 }
 
 impl Act {
     fn new(common: Common, method: Method, path: String) -> Self {
-        Self { common, method, path, body: None }
+        Self { common, method, path, body: None, limit: None }
+    }
+
+    fn list(common: Common, path: &str, page: &PageArguments, others: &[(&str, Option<String>)]) -> Self {
+        let path = format!("{path}?{}", query(page, others));
+        Self { limit: Some(page.limit), ..Self::new(common, Method::GET, path) }
     }
 
     fn patch(common: Common, path: String, body: Value) -> Self {
-        Self { common, method: Method::PATCH, path, body: Some(body) }
+        Self { body: Some(body), ..Self::new(common, Method::PATCH, path) }
     }
 }
 
@@ -203,8 +213,7 @@ impl From<Users> for Act {
     fn from(command: Users) -> Self {
         match command {
             Users::List { common, search, org, page } => {
-                let path = format!("/users?{}", query(&page, &[("search", search), ("org", org)]));
-                Self::new(common, Method::GET, path)
+                Self::list(common, "/users", &page, &[("search", search), ("org", org)])
             }
             Users::Show(user) => Self::new(user.common.clone(), Method::GET, user.path()),
             Users::SetRole { user, role } => Self::patch(user.common.clone(), user.path(), json!({ "role": role })),
@@ -217,7 +226,7 @@ impl From<Users> for Act {
 impl From<Orgs> for Act {
     fn from(command: Orgs) -> Self {
         match command {
-            Orgs::List { common, page } => Self::new(common, Method::GET, format!("/orgs?{}", query(&page, &[]))),
+            Orgs::List { common, page } => Self::list(common, "/orgs", &page, &[]),
             Orgs::Show(org) => Self::new(org.common.clone(), Method::GET, org.path()),
             Orgs::SetPlan { org, plan } => Self::patch(org.common.clone(), org.path(), json!({ "plan": plan })),
             Orgs::SetLimits { org, windows } => {
@@ -234,8 +243,8 @@ impl From<Keys> for Act {
     fn from(command: Keys) -> Self {
         match command {
             Keys::List { org, page } => {
-                let path = format!("{}/keys?{}", org.path(), query(&page, &[]));
-                Self::new(org.common, Method::GET, path)
+                let path = format!("{}/keys", org.path());
+                Self::list(org.common, &path, &page, &[])
             }
             Keys::Revoke { org, key } => {
                 let path = format!("{}/keys/{}", org.path(), encode(&key));
@@ -279,7 +288,7 @@ fn query(page: &PageArguments, others: &[(&str, Option<String>)]) -> String {
 
 /// Does the act and prints what came of it.
 pub fn run(act: &Act) -> anyhow::Result<ExitCode> {
-    let loaded = match super::Reading::to_look().load(&act.common.file.config) {
+    let loaded = match super::Reading::to_look().load(&act.common.file.config, 1) {
         Ok(loaded) => loaded,
         Err(errors) => return Ok(super::check::complain(&act.common.file.config, &errors)),
     };
@@ -289,7 +298,7 @@ pub fn run(act: &Act) -> anyhow::Result<ExitCode> {
         let said = reply.body.get("error").and_then(Value::as_str).unwrap_or("the gateway refused");
         anyhow::bail!("{said}");
     }
-    print(&reply.body, act.common.json);
+    print(act, &reply.body)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -308,7 +317,8 @@ async fn perform(act: &Act, loaded: &Loaded) -> anyhow::Result<Reply> {
     {
         let token = admin.token.as_ref().map(|token| token.expose().to_owned());
         let asked = tokio::time::timeout(PATIENCE, ask(socket, act, &target, token)).await;
-        return asked.with_context(|| format!("the admin listener at {} did not answer", admin.addr))?;
+        let asked = asked.with_context(|| format!("the admin listener at {} did not answer", admin.addr))?;
+        return asked.with_context(|| format!("what listens at {} ([listen] admin) is not a Tollgate", admin.addr));
     }
     eprintln!("no gateway answers at the admin address: working on the store itself");
     directly(act, loaded, &target).await
@@ -336,8 +346,7 @@ async fn ask(socket: tokio::net::TcpStream, act: &Act, target: &str, token: Opti
     let status = response.status().as_u16();
     let body = response.into_body().collect().await?.to_bytes();
     driver.abort();
-    let body = serde_json::from_slice(&body).context("what listens at the admin address is not a Tollgate")?;
-    Ok(Reply { status, body })
+    Ok(Reply { status, body: serde_json::from_slice(&body)? })
 }
 
 async fn directly(act: &Act, loaded: &Loaded, target: &str) -> anyhow::Result<Reply> {
@@ -364,25 +373,25 @@ async fn directly(act: &Act, loaded: &Loaded, target: &str) -> anyhow::Result<Re
     Ok(reply)
 }
 
-fn print(body: &Value, json: bool) {
-    let list = body.as_object().and_then(|body| body.values().find_map(Value::as_array));
+fn print(act: &Act, body: &Value) -> std::io::Result<()> {
+    let list = LISTS.iter().find_map(|name| body.get(name)?.as_array());
     match list {
-        Some(rows) if !json => {
-            table(rows);
-            if rows.len() >= 100
-                && let Some(next) = body.get("next").and_then(Value::as_str)
-            {
-                println!("more: --after {next}");
+        Some(rows) if !act.common.json => {
+            table(rows)?;
+            let full = act.limit.is_some_and(|limit| rows.len() >= limit as usize);
+            if let Some(next) = body.get("next").and_then(Value::as_str).filter(|_| full) {
+                say!("there may be more: --after {next}");
             }
         }
-        _ => println!("{body:#}"),
+        _ => say!("{body:#}"),
     }
+    Ok(())
 }
 
-fn table(rows: &[Value]) {
+fn table(rows: &[Value]) -> std::io::Result<()> {
     let Some(first) = rows.first().and_then(Value::as_object) else {
-        println!("none");
-        return;
+        say!("none");
+        return Ok(());
     };
     let mut table = comfy_table::Table::new();
     table.load_preset(comfy_table::presets::UTF8_BORDERS_ONLY);
@@ -394,5 +403,6 @@ fn table(rows: &[Value]) {
             Some(other) => other.to_string(),
         }));
     }
-    println!("{table}");
+    say!("{table}");
+    Ok(())
 }

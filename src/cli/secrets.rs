@@ -1,12 +1,13 @@
 //! `tollgate secrets new`: keys that are long and random enough, because nobody types those.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Subcommand, ValueEnum};
 
+use super::say;
+use crate::config::disk;
 use crate::credential::generate::{self, KeyKind};
 use crate::model::entropy::SystemEntropy;
 use crate::model::secret::Secret;
@@ -53,23 +54,19 @@ impl From<Kind> for KeyKind {
 pub fn run(command: &Secrets) -> anyhow::Result<ExitCode> {
     let Secrets::New { kind, write } = command;
     let secret = generate::generate((*kind).into(), &SystemEntropy)?;
+    let text = secret.expose().trim_end();
     match write {
-        None => println!("{}", secret.expose().trim_end()),
+        None => say!("{text}"),
         Some(path) => {
-            keep(path, &secret).with_context(|| format!("{} could not be written", path.display()))?;
-            println!("wrote {} ({})", path.display(), KeyKind::from(*kind).name());
+            let shown = path.display();
+            let made = disk::write_new(path, &Secret::new(text.to_owned()));
+            let made = made.with_context(|| format!("{shown} could not be written"))?;
+            ensure!(
+                made,
+                "{shown} exists already, and what it holds may be in use: name another file, or remove it first"
+            );
+            say!("wrote {shown} ({})", KeyKind::from(*kind).name());
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Writes a new file that only its owner can read; never over an existing one, which may be in use.
-fn keep(path: &Path, secret: &Secret) -> std::io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    writeln!(file, "{}", secret.expose().trim_end())?;
-    file.sync_all()
 }

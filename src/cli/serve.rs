@@ -1,5 +1,6 @@
 //! `tollgate serve`: the gateway, until it is told to stop.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,19 +51,21 @@ impl Arguments {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, then drains.
+/// Serves until SIGTERM or SIGINT, then drains; SIGHUP reads the configuration again.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let reading = Reading::to_serve(arguments.flags());
-    let (loaded, name) = match &arguments.upstream {
-        Some(url) => {
-            let text = template::for_upstream(url, &Place::default());
-            (reading.load_text("(--upstream)", &text), "--upstream".into())
+    let read = |generation: u64| {
+        let reading = Reading::to_serve(arguments.flags());
+        match &arguments.upstream {
+            Some(url) => reading.load_text("(--upstream)", &template::for_upstream(url, &Place::default()), generation),
+            None => reading.load(&arguments.file.config, generation),
         }
-        None => (reading.load(&arguments.file.config), arguments.file.config.clone()),
     };
-    let loaded = match loaded {
+    let loaded = match read(1) {
         Ok(loaded) => loaded,
-        Err(errors) => return Ok(super::check::complain(&name, &errors)),
+        Err(errors) => {
+            let name = if arguments.upstream.is_some() { Path::new("--upstream") } else { &arguments.file.config };
+            return Ok(super::check::complain(name, &errors));
+        }
     };
     for warning in &loaded.warnings {
         eprintln!("warning: {warning}");
@@ -71,9 +74,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let opened = Opened::new(&loaded)?;
     let served = runtime.block_on(async {
         let running = app::start(loaded, opened.parts.clone()).await?;
-        running.until_signal().await;
+        running.until_signal(read).await?;
         Ok(ExitCode::SUCCESS)
     });
+    // First the tasks that were cut off, whose last lines are still to be written.
+    runtime.shutdown_timeout(LAST_WORDS);
     opened.finish();
     served
 }

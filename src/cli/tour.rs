@@ -14,6 +14,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
+use super::say;
 use crate::app::Running;
 use crate::model::entropy::{Entropy, SystemEntropy};
 use crate::model::secret::Secret;
@@ -26,54 +27,54 @@ pub async fn play(running: &Running, authority: &Path, admin_token: Option<&Secr
     let email = format!("tour-{:08x}@example.com", u32::from_be_bytes(tag));
     let password = "correct horse battery staple";
 
-    tour.step("Make an account");
+    tour.step("Make an account")?;
     let made = tour
         .post("/api/v1/auth/register", None, json!({ "email": email, "password": password, "name": "Tour Guide" }))
         .await?;
     made.is(201)?;
     let org = made.text("/org_id")?;
 
-    tour.step("Sign in");
+    tour.step("Sign in")?;
     let signed_in = tour.post("/api/v1/auth/login", None, json!({ "email": email, "password": password })).await?;
     signed_in.is(200)?;
     let token = format!("Bearer {}", signed_in.text("/access_token")?);
 
-    tour.step("A wrong password is refused, and so is a request without a credential");
+    tour.step("A wrong password is refused, and so is a request without a credential")?;
     tour.post("/api/v1/auth/login", None, json!({ "email": email, "password": "a guess" })).await?.is(401)?;
     tour.get("/api/v1/posts", None).await?.is(401)?;
 
-    tour.step("Call the backend: it sees who is asking, and not the token");
+    tour.step("Call the backend: it sees who is asking, and not the token")?;
     let forwarded = tour.get("/api/v1/posts?page=1", Some(&token)).await?;
     forwarded.is(200)?;
     for header in ["x-user-id", "x-user-email", "x-org-id", "x-user-role", "x-plan", "x-session-id", "x-request-id"] {
-        println!("    backend saw {header}: {}", forwarded.text(&format!("/headers/{header}"))?);
+        say!("    backend saw {header}: {}", forwarded.text(&format!("/headers/{header}"))?);
     }
     ensure!(forwarded.body.pointer("/headers/authorization").is_none(), "the backend saw the credential");
     ensure!(forwarded.text("/headers/x-org-id")? == org, "the backend saw another organization");
 
-    tour.step("Make an API key that may read posts");
+    tour.step("Make an API key that may read posts")?;
     let wanted = json!({ "name": "tour", "description": "made by the tour", "permissions": ["read:posts"] });
     let key = tour.post("/api/v1/api-keys", Some(&token), wanted).await?;
     key.is(201)?;
     let key = format!("ApiKey {}", key.text("/key")?);
 
-    tour.step("Use it: reading passes, writing does not");
+    tour.step("Use it: reading passes, writing does not")?;
     let read = tour.get("/api/v1/posts", Some(&key)).await?;
     read.is(200)?;
-    println!("    backend saw x-auth-method: {}", read.text("/headers/x-auth-method")?);
+    say!("    backend saw x-auth-method: {}", read.text("/headers/x-auth-method")?);
     let refused = tour.post("/api/v1/posts", Some(&key), json!({ "title": "hello" })).await?;
     refused.is(403)?;
     ensure!(refused.text("/error")? == "insufficient_permissions", "refused for another reason");
 
-    tour.step("The operator changes the plan: it counts from the next request on");
-    println!("    X-RateLimit-Limit is {}", read.header("x-ratelimit-limit")?);
+    tour.step("The operator changes the plan: it counts from the next request on")?;
+    say!("    X-RateLimit-Limit is {}", read.header("x-ratelimit-limit")?);
     tour.operate(&format!("/orgs/{org}"), json!({ "plan": "growth" })).await?;
     let grown = tour.get("/api/v1/posts", Some(&token)).await?;
     grown.is(200)?;
     ensure!(grown.header("x-ratelimit-limit")? == "1000", "the new plan does not count");
-    println!("    X-RateLimit-Limit is {}", grown.header("x-ratelimit-limit")?);
+    say!("    X-RateLimit-Limit is {}", grown.header("x-ratelimit-limit")?);
 
-    tour.step("The operator gives the organization a window of its own, and it fills");
+    tour.step("The operator gives the organization a window of its own, and it fills")?;
     let spent = 1000 - grown.header("x-ratelimit-remaining")?.parse::<u32>()?;
     let room = 2;
     tour.operate(&format!("/orgs/{org}"), json!({ "limits": [format!("{}/1h", spent + room)] })).await?;
@@ -83,9 +84,9 @@ pub async fn play(running: &Running, authority: &Path, admin_token: Option<&Secr
     let limited = tour.get("/api/v1/posts", Some(&token)).await?;
     limited.is(429)?;
     for header in ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "retry-after"] {
-        println!("    {header}: {}", limited.header(header)?);
+        say!("    {header}: {}", limited.header(header)?);
     }
-    println!("\nEvery step was as it should be.");
+    say!("\nEvery step was as it should be.");
     Ok(())
 }
 
@@ -142,9 +143,10 @@ impl Tour {
         })
     }
 
-    fn step(&mut self, title: &str) {
+    fn step(&mut self, title: &str) -> std::io::Result<()> {
         self.steps += 1;
-        println!("\n{}. {title}", self.steps);
+        say!("\n{}. {title}", self.steps);
+        Ok(())
     }
 
     async fn get(&self, path: &str, credential: Option<&str>) -> anyhow::Result<Answer> {
@@ -177,7 +179,7 @@ impl Tour {
         let body = body.collect().await?.to_bytes();
         driver.abort();
         let shown = credential.map_or("no credential", |text| text.split(' ').next().unwrap_or(""));
-        println!("    {method} {path} ({shown}) -> {}", head.status);
+        say!("    {method} {path} ({shown}) -> {}", head.status);
         let body = serde_json::from_slice(&body).with_context(|| format!("the answer to {path} is not JSON"))?;
         Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
     }
@@ -196,7 +198,7 @@ impl Tour {
         let status = answer.status();
         let body = answer.into_body().collect().await?.to_bytes();
         driver.abort();
-        println!("    operator: PATCH {path} {change} -> {status}");
+        say!("    operator: PATCH {path} {change} -> {status}");
         if !status.is_success() {
             bail!("the operator was refused: {}", String::from_utf8_lossy(&body));
         }

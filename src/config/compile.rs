@@ -12,7 +12,8 @@ use super::boot::{self, Boot};
 use super::given::Given;
 use super::mail;
 use super::raw::{
-    RawAdmin, RawCache, RawConnections, RawFile, RawLimits, RawListen, RawLog, RawPasswords, RawStore, Texts, each,
+    RawAdmin, RawCache, RawConnections, RawFile, RawLimits, RawListen, RawLog, RawPasswords, RawStore, RawTls, Texts,
+    each,
 };
 use super::site::{self, Names};
 use super::snapshot::{Hosts, Site, Snapshot};
@@ -170,11 +171,15 @@ fn process(
     let admin = boot::admin(&raw.admin, token, &mut reports[at]);
 
     let (of_tls, tls) = section(pages, "tls", |raw| raw.tls.as_ref(), reports);
-    let tls = tls.and_then(|tls| boot::tls(tls, hosts, given, &mut reports[of_tls]).map(Some).unwrap_or_default());
-    if let (Some(https), None, true) = (&raw.https, &tls, pages.iter().all(|page| page.raw.tls.is_none())) {
-        let remedy = "add [[tls.certificate]] with certificate and key, or [tls] with development = true to try it";
-        reports[at].tell(&https.span(), "https needs a certificate", remedy);
-    }
+    let tls = match (tls, &raw.https) {
+        (Some(tls), _) => boot::tls(tls, hosts, given, &mut reports[of_tls]),
+        // To be tried at once; `warnings` says what it is worth.
+        (None, Some(https)) => {
+            let development = RawTls { development: Some(Spanned::new(https.span(), true)), ..RawTls::default() };
+            boot::tls(&Spanned::new(https.span(), development), hosts, given, &mut reports[at])
+        }
+        (None, None) => None,
+    };
 
     let (at, raw) = section(pages, "store", |raw| raw.store.as_ref(), reports);
     let store = boot::store(raw.map_or(&RawStore::default(), Spanned::get_ref), given, &mut reports[at]);
@@ -246,6 +251,15 @@ fn networks(texts: &Texts, report: &mut Report<'_>) -> Vec<IpNet> {
 fn warnings(pages: &[Page], boot: &Boot, sites: &[Arc<Site>]) -> Vec<Located> {
     let mut warnings = Vec::new();
     let mut sites = sites.iter();
+    let https = |page: &Page| Some(page.raw.listen.as_ref()?.get_ref().https.as_ref()?.span());
+    if pages.iter().all(|page| page.raw.tls.is_none())
+        && let Some((page, span)) = pages.iter().find_map(|page| Some((page, https(page)?)))
+    {
+        let message = "no certificate is configured: clients have to trust the development authority, certs/ca.pem";
+        let remedy =
+            "add [[tls.certificate]] with certificate and key, or [tls] with development = true if that is meant";
+        warnings.push(page.source.error(&span, message, remedy));
+    }
     for page in pages {
         let source = &page.source;
         let listen = page.raw.listen.as_ref().map(Spanned::get_ref);

@@ -11,7 +11,7 @@ use crate::model::secret::Secret;
 const MAX_FILE: u64 = 16 << 20;
 
 /// Writes the secret whole or not at all, readable by this user alone; `false` when the file is there already.
-pub(super) fn write_new(path: &Path, secret: &Secret) -> io::Result<bool> {
+pub fn write_new(path: &Path, secret: &Secret) -> io::Result<bool> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let name = path.file_name().ok_or(ErrorKind::InvalidInput)?.display();

@@ -20,7 +20,7 @@ use super::env::{Env, Override, interpolate};
 use super::given::Given;
 use super::keys::kind;
 use super::mail;
-use super::raw::{RawFile, Text};
+use super::raw::{RawApiKeys, RawFile, Text};
 use super::site::is_path;
 use super::snapshot::Snapshot;
 use crate::contract::source::{Located, Source, read};
@@ -210,7 +210,46 @@ fn read_pages(found: Vec<Found>, inputs: &Inputs<'_>, errors: &mut Vec<Located>)
         errors.extend(told);
         pages.extend(raw.map(|raw| Page { source: source.clone(), raw }));
     }
-    (pages.len() == count).then_some(pages)
+    if pages.len() != count {
+        return None;
+    }
+    give_peppers(&mut pages);
+    Some(pages)
+}
+
+/// Gives each site without a pepper one in a file beside its SQLite database, made at the first start. A fleet on
+/// PostgreSQL has to be given one: nodes that each made their own would not know each other's keys.
+fn give_peppers(pages: &mut [Page]) {
+    let store = pages.iter().find_map(|page| page.raw.store.as_ref()).map(Spanned::get_ref);
+    let url = match store {
+        None => Some("sqlite://data/tollgate.db"),
+        Some(store) if store.url_file.is_some() => None,
+        Some(store) => Some(store.url.as_ref().map_or("sqlite://data/tollgate.db", |url| url.get_ref().expose())),
+    };
+    let path = url.and_then(|url| url.strip_prefix("sqlite:")).map(|path| path.strip_prefix("//").unwrap_or(path));
+    let Some(folder) = path.map(|path| Path::new(path.split('?').next().unwrap_or(path)).with_file_name("secrets"))
+    else {
+        return;
+    };
+    for site in pages.iter_mut().flat_map(|page| &mut page.raw.site) {
+        let around = site.span();
+        let site = site.get_mut();
+        if site.api_keys.as_ref().is_some_and(|keys| {
+            let keys = keys.get_ref();
+            keys.pepper.is_some() || keys.pepper_file.is_some() || keys.generate.is_some()
+        }) {
+            continue;
+        }
+        let Some(name) = site.name.as_ref().or(site.contract.as_ref()).map(Spanned::get_ref) else { continue };
+        let plain: String = name.chars().map(|each| if each.is_ascii_alphanumeric() { each } else { '-' }).collect();
+        let file = folder.join(format!("pepper-{plain}")).display().to_string();
+        let keys = RawApiKeys {
+            pepper: None,
+            pepper_file: Some(Spanned::new(around.clone(), file)),
+            generate: Some(Spanned::new(around.clone(), true)),
+        };
+        site.api_keys = Some(Spanned::new(around, keys));
+    }
 }
 
 /// A secret that is not there yet.

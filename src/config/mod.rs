@@ -15,7 +15,7 @@
 
 pub mod boot;
 mod compile;
-mod disk;
+pub mod disk;
 pub mod dotenv;
 pub mod env;
 mod given;

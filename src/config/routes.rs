@@ -8,6 +8,7 @@ use super::raw::{RawGuard, RawRoute, Text, Texts, list};
 use super::router::{Router, is_under};
 use super::snapshot::Route;
 use super::values::{count, duration, limits, secs, size};
+use crate::contract::Guard;
 use crate::contract::pattern::Pattern;
 use crate::contract::require::{Asked, requirement};
 use crate::contract::source::{Report, locate, suggest};
@@ -41,28 +42,31 @@ pub(super) fn routes(
     Some((router(&rules, &places, report)?, routes))
 }
 
-/// The site's guards over the contract's; a site's guard replaces the contract's on the same path and methods.
+/// The site's guards and the contract's, each with paths of their own: what the product asks goes on counting
+/// where a site asks for more. A site's guard replaces the contract's on exactly the same methods and path.
 pub(super) fn guards(
     raw: &[Spanned<RawGuard>],
     around: &Around<'_>,
     report: &mut Report<'_>,
-) -> Option<(Router, Vec<Requirement>)> {
-    let mut guards = Vec::new();
+) -> Option<([Router; 2], Vec<Guard>)> {
+    let mut guards: Vec<Guard> = Vec::new();
     let mut own = Vec::new();
     let mut places = Vec::new();
     for raw in raw {
         let RawGuard { on, roles, plans, permissions } = raw.get_ref();
         let Some((pattern, requires)) = asked(on, raw, (roles, plans, permissions), around, report) else { continue };
-        own.push((pattern, guards.len()));
+        own.push((pattern.clone(), guards.len()));
         places.push(on);
-        guards.push(requires);
+        guards.push(Guard { on: pattern, requires });
     }
-    router(&own, &places, report)?;
+    let of_site = router(&own, &places, report)?;
     let of_contract = around.contract.map_or(&[][..], |contract| &contract.guards);
-    let offset = guards.len();
-    let below: Vec<_> = of_contract.iter().enumerate().map(|(at, guard)| (guard.on.clone(), offset + at)).collect();
-    guards.extend(of_contract.iter().map(|guard| guard.requires.clone()));
-    Some((Router::layered(&[&own, &below]).ok()?, guards))
+    let mut below = Vec::new();
+    for guard in of_contract.iter().filter(|guard| own.iter().all(|(pattern, _)| *pattern != guard.on)) {
+        below.push((guard.on.clone(), guards.len()));
+        guards.push(Guard { on: guard.on.clone(), requires: guard.requires.clone() });
+    }
+    Some(([of_site, Router::build(&below).ok()?], guards))
 }
 
 /// The pattern of a rule and what it asks.
@@ -119,6 +123,7 @@ fn route(raw: &Spanned<RawRoute>, around: &Around<'_>, report: &mut Report<'_>) 
     not_native(it.on.as_ref()?, &pattern, around, report);
     let route = Route {
         name: it.on.as_ref()?.get_ref().clone(),
+        on: pattern.clone(),
         requires,
         public,
         upstream: upstream.unwrap_or_default(),

@@ -10,7 +10,8 @@ use http::{HeaderName, Method};
 use ipnet::IpNet;
 
 use super::router::{Find, Router, is_under};
-use crate::contract::{Contract, Requirement};
+use crate::contract::pattern::Pattern;
+use crate::contract::{Contract, Guard, Requirement};
 use crate::mail::Brand;
 use crate::model::window::Window;
 use crate::{credential, upstream};
@@ -55,9 +56,9 @@ pub struct Site {
     /// Paths of the contract's operations: indices into `contract.operations`.
     pub native: Router,
     /// Indices into `guards`; ask it by [`Router::find_any_spelling`].
-    pub guard_paths: Router,
+    pub guard_paths: [Router; 2],
     /// What guards ask.
-    pub guards: Vec<Requirement>,
+    pub guards: Vec<Guard>,
     /// Indices into `routes`.
     pub route_paths: Router,
     /// What is forwarded.
@@ -79,6 +80,8 @@ pub struct Site {
 pub struct Route {
     /// The pattern as written: its name in metrics and logs.
     pub name: String,
+    /// Which requests.
+    pub on: Pattern,
     /// What is asked of the caller, beside the guards.
     pub requires: Requirement,
     /// Passes without a credential.

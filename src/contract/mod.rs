@@ -1,10 +1,11 @@
 //! A product's wire, as data.
 //!
 //! A contract file names the product's operations, paths, field names, statuses, error bodies, roles,
-//! plans, guards and limits. It is read by [`raw`], turned into a [`Contract`] by [`compile`](mod@compile), [`wire`],
-//! [`require`] and `problems` (every error at once, each with its line and column), and from then on only typed values are used:
-//! [`decode`] reads a body into [`slot::Field`]s, [`encode`] writes [`slot::Slot`]s into the answer's
-//! template. What products *do* differently is a named enum here, never an expression in a file.
+//! plans, guards and limits. It is read by [`raw`] and turned into a [`Contract`] by [`compile`](mod@compile), [`wire`],
+//! [`require`], [`agents`], `lifetimes` and `problems` (every error at once, each with its line and column). From then on
+//! only typed values are used: [`decode`] reads a body, JSON or a form, into [`slot::Field`]s, [`encode`] writes
+//! [`slot::Slot`]s into the answer's template. What products *do* differently is a named enum here, never an
+//! expression in a file.
 //!
 //! To add a product: a file in `config/contracts/` (or anywhere: a site names its path), no Rust.
 

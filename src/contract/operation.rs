@@ -137,6 +137,19 @@ const fn list(name: &'static str, optional: &'static [Field], element: &'static 
 }
 
 impl Operation {
+    /// Whether it ends something of the caller's or renews their own credential: such calls are counted by no plan.
+    pub const fn is_defence(self) -> bool {
+        matches!(
+            self,
+            Self::RefreshBearer
+                | Self::Logout
+                | Self::KeyRevoke
+                | Self::SessionRevoke
+                | Self::SessionRevokeOthers
+                | Self::PasswordChange
+        )
+    }
+
     /// Every operation.
     pub const ALL: &[Self] = &[
         Self::Register,

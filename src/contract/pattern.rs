@@ -119,6 +119,22 @@ impl Pattern {
     }
 }
 
+impl Pattern {
+    /// Whether this speaks of fewer paths than `other` where both match: on the first segment in which they differ
+    /// in kind, literal text is closer than a `{parameter}`, and that closer than a `{*rest}`.
+    pub fn is_closer_than(&self, other: &Self) -> bool {
+        let kinds = |pattern: &Self| -> Vec<u8> {
+            let kind = |segment: &str| match segment {
+                rest if rest.starts_with("{*") => 0,
+                name if name.starts_with('{') => 1,
+                _ => 2,
+            };
+            pattern.path.split('/').map(kind).collect()
+        };
+        kinds(self) > kinds(other)
+    }
+}
+
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.methods.is_all() {
@@ -296,6 +312,21 @@ mod tests {
             (keys, "/api/v1/servers/api-keys"),
         ] {
             assert!(!is_below(prefix, path), "{prefix} {path}");
+        }
+    }
+
+    #[test]
+    fn literal_text_is_closer_than_a_parameter_and_that_than_the_rest() {
+        let pattern = |text: &str| Pattern::parse(text).unwrap();
+        for (closer, wider) in [
+            ("GET /pub/secret/{id}", "GET /pub/{*rest}"),
+            ("GET /api/v1/health", "* /api/v1/{resource}/{*rest}"),
+            ("GET /a/{id}/b", "GET /a/{*rest}"),
+            ("GET /a/b/{id}", "GET /a/{x}/{y}"),
+        ] {
+            assert!(pattern(closer).is_closer_than(&pattern(wider)), "{closer} {wider}");
+            assert!(!pattern(wider).is_closer_than(&pattern(closer)), "{wider} {closer}");
+            assert!(!pattern(closer).is_closer_than(&pattern(closer)));
         }
     }
 

@@ -10,7 +10,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::{self, Connection, Handshake};
+use super::connection::{self, Connection, Handshake, Place};
 use crate::gateway::Gateway;
 use crate::observe::metrics::labels::{self, Listener, TlsVersion};
 
@@ -60,14 +60,19 @@ async fn serve(gateway: Arc<Gateway>, socket: TcpStream, peer: SocketAddr, door:
     // Answers are written whole; waiting for more to fill a segment only adds latency.
     let _ = socket.set_nodelay(true);
     let listener = if door.tls.is_some() { Listener::Https } else { Listener::Http };
-    let gauge = gateway.metrics.connections.opened(listener);
+    let held = Place { permit: place, gauge: gateway.metrics.connections.opened(listener) };
     match door.tls {
         None => {
-            let connection = Arc::new(Connection { peer, tls: None });
+            let connection = Arc::new(Connection { peer, tls: None, held });
             connection::serve(gateway, socket, connection, door.drain).await;
         }
         Some(acceptor) => {
-            let handshake = tokio::time::timeout(gateway.bounds.handshake_timeout, acceptor.accept(socket)).await;
+            let handshake = tokio::time::timeout(gateway.bounds.handshake_timeout, acceptor.accept(socket));
+            let handshake = tokio::select! {
+                handshake = handshake => handshake,
+                // It has asked for nothing yet, and may never: the end does not wait for it.
+                () = door.drain.cancelled() => return,
+            };
             let stream = match handshake {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(_)) => return gateway.metrics.tls.handshake(TlsVersion::Undecided, labels::Handshake::Failed),
@@ -79,10 +84,8 @@ async fn serve(gateway: Arc<Gateway>, socket: TcpStream, peer: SocketAddr, door:
             let http2 = session.alpn_protocol() == Some(b"h2");
             let outcome = if resumed { labels::Handshake::Resumed } else { labels::Handshake::Full };
             gateway.metrics.tls.handshake(version, outcome);
-            let connection = Arc::new(Connection { peer, tls: Some(Handshake { version, http2 }) });
+            let connection = Arc::new(Connection { peer, tls: Some(Handshake { version, http2 }), held });
             connection::serve(gateway, stream, connection, door.drain).await;
         }
     }
-    drop(gauge);
-    drop(place);
 }

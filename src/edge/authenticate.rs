@@ -46,6 +46,7 @@ pub async fn authenticate(exchange: &mut Exchange, headers: &HeaderMap, target: 
         .await;
     match verified {
         Ok(principal) => {
+            exchange.credential = headers.get(AUTHORIZATION).cloned();
             exchange.principal = Some(Arc::new(principal));
             Ok(())
         }

@@ -95,10 +95,10 @@ fn forward(
 ) -> Result<Permit, Refusal> {
     if !target.is_public(live) {
         let principal = caller.as_deref().ok_or(Problem::NotAuthenticated)?;
-        let writes = !exchange.method.is_safe();
+        let writes = !matches!(exchange.method, http::Method::GET | http::Method::HEAD);
         let routes = [Some(target.route), target.twin].into_iter().flatten();
         let mut requires: SmallVec<[&Requirement; 4]> = routes.map(|at| &live.site.routes[at].requires).collect();
-        requires.extend(target.guard.map(|guard| &live.site.guards[guard]));
+        requires.extend(target.guards.iter().map(|guard| &live.site.guards[*guard].requires));
         requires.extend(of_keys(live, principal));
         judge(live, principal, &requires, &target.permissions, writes)?;
     }
@@ -128,10 +128,18 @@ fn judge(
         granted: &principal.permissions,
         read_only: role.is_some_and(|role| role.read_only),
     };
+    let demand = |requirement: &Requirement, plans| rules::authorize::Demand {
+        roles: requirement.roles,
+        plans,
+        permissions,
+        writes,
+    };
+    // Who they are against every rule first: a plan is offered only to somebody whom it would help.
     for requirement in requires {
-        let demand =
-            rules::authorize::Demand { roles: requirement.roles, plans: requirement.plans, permissions, writes };
-        rules::authorize::authorize(caller, demand)?;
+        rules::authorize::authorize(caller, demand(requirement, None))?;
+    }
+    for requirement in requires {
+        rules::authorize::authorize(caller, demand(requirement, requirement.plans))?;
     }
     Ok(())
 }

@@ -1,16 +1,23 @@
 //! One client connection: HTTP/1.1 or HTTP/2 over whatever `accept` hands over.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::exchange;
 use crate::gateway::Gateway;
+use crate::observe::metrics::Held;
 use crate::observe::metrics::labels::TlsVersion;
 
 /// What is known of a connection.
@@ -20,6 +27,17 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// What the handshake settled; `None` on the plain listener.
     pub tls: Option<Handshake>,
+    /// Its place among all connections, and the gauge that counts it; a tunnel keeps both until it ends.
+    pub held: Place,
+}
+
+/// A connection's place, given back when the last that depends on it is gone.
+#[derive(Debug)]
+pub struct Place {
+    /// One of the places that there are.
+    pub permit: OwnedSemaphorePermit,
+    /// Counts it as open.
+    pub gauge: Held,
 }
 
 /// What a TLS handshake settled.
@@ -30,6 +48,9 @@ pub struct Handshake {
     /// Whether ALPN chose HTTP/2.
     pub http2: bool,
 }
+
+/// What an HTTP/2 client says first, in bytes (RFC 9113 section 3.4).
+const PREFACE: usize = 24;
 
 /// Serves a connection until it ends, or until `drain` asks it to finish what it has begun.
 pub async fn serve<S>(gateway: Arc<Gateway>, stream: S, connection: Arc<Connection>, drain: CancellationToken)
@@ -52,13 +73,18 @@ where
             .max_header_list_size(u32::try_from(bounds.max_header_size).unwrap_or(u32::MAX))
             .keep_alive_interval(Some(bounds.idle_timeout))
             .keep_alive_timeout(bounds.header_timeout);
+        let read = Arc::new(AtomicUsize::new(0));
+        let stream = Counted { stream, read: Arc::clone(&read) };
         let serving = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(serving);
         tokio::select! {
             _ = serving.as_mut() => {}
+            () = never_begun(&read, bounds.header_timeout) => {}
             () = drain.cancelled() => {
-                serving.as_mut().graceful_shutdown();
-                let _ = serving.await;
+                if read.load(Ordering::Relaxed) >= PREFACE {
+                    serving.as_mut().graceful_shutdown();
+                    let _ = serving.await;
+                }
             }
         }
     } else {
@@ -77,5 +103,55 @@ where
                 let _ = serving.await;
             }
         }
+    }
+}
+
+/// Ends when a client has chosen HTTP/2 and not begun to speak it within `patience`. hyper waits for the preface
+/// without end: a place and a descriptor for whoever says nothing, and a drain that lasts as long as it may.
+async fn never_begun(read: &AtomicUsize, patience: Duration) {
+    tokio::time::sleep(patience).await;
+    if read.load(Ordering::Relaxed) >= PREFACE {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// A stream that tells how many bytes were read from it.
+struct Counted<S> {
+    stream: S,
+    read: Arc<AtomicUsize>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        self.read.fetch_add(buffer.filled().len() - before, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 
 use super::connection::Connection;
@@ -51,6 +51,8 @@ pub struct Exchange {
     pub upstream: Option<Arc<str>>,
     /// Bytes of its body that were taken so far.
     pub received: Arc<AtomicU64>,
+    /// The credential it was let in by, for asking again while its answer lasts.
+    pub credential: Option<HeaderValue>,
     /// Whether a credential was presented (for `WWW-Authenticate`).
     pub presented: bool,
 }
@@ -104,6 +106,7 @@ impl Exchange {
             rates: None,
             upstream: None,
             received: Arc::default(),
+            credential: None,
             presented: false,
         }
     }

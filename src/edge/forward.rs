@@ -14,10 +14,12 @@ use hyper::upgrade::OnUpgrade;
 
 use super::authorize::ForwardPermit;
 use super::exchange::Exchange;
-use super::tunnel::{self, Standing};
+use super::standing::Standing;
+use super::tunnel;
 use crate::config::snapshot::Route;
 use crate::gateway::LiveSite;
-use crate::model::principal::{Method, Principal};
+use crate::model::access::Permission;
+use crate::model::principal::{Granted, Method, Principal};
 use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
 use crate::observe::metrics::labels::UpstreamOutcome;
@@ -38,7 +40,7 @@ pub async fn forward(
     let live = Arc::clone(exchange.site());
     // `Upgrade` to anything but a WebSocket is a header that is dropped.
     let websocket = match head.extensions.remove::<OnUpgrade>() {
-        Some(client) if wanted(&head)? => Some((client, Standing::of(exchange, &head.headers))),
+        Some(client) if wanted(&head)? => Some((client, Standing::of(exchange))),
         _ => None,
     };
     let route = &live.site.routes[permit.route()];
@@ -58,7 +60,7 @@ pub async fn forward(
             opened.map(|opened| match opened {
                 Opened::Answer(answer) => answer,
                 Opened::Tunnel(answer, backend) => {
-                    tunnel::spawn(standing, client, backend, upstream.settings.idle_timeout);
+                    tunnel::spawn(&exchange.gateway, standing, client, backend, upstream.settings.idle_timeout);
                     answer
                 }
             })
@@ -131,11 +133,9 @@ fn identify(headers: &mut HeaderMap, live: &LiveSite, principal: &Principal) -> 
     headers.insert(names.org_id.clone(), text(&ids.org.render(account.org.id.uuid()))?);
     headers.insert(names.user_role.clone(), text(&account.user.role)?);
     headers.insert(names.plan.clone(), text(&account.org.plan)?);
-    let permissions = match &principal.permissions.key {
-        Some(key) => key,
-        None => &principal.permissions.role,
-    };
-    let list: Vec<&str> = permissions.iter().map(crate::model::access::Permission::as_str).collect();
+    let Granted { role, key } = &principal.permissions;
+    let own = key.as_ref().unwrap_or(role).iter().map(Permission::as_str);
+    let list: Vec<&str> = own.filter(|permission| role.cover(permission)).collect();
     headers.insert(names.permissions.clone(), text(&list.join(","))?);
     match &principal.method {
         Method::Token { session, .. } => {

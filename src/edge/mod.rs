@@ -20,5 +20,6 @@ pub mod native;
 pub mod observe;
 pub mod respond;
 pub mod route;
+pub mod standing;
 pub mod throttle;
 pub mod tunnel;

@@ -1,5 +1,7 @@
 //! Into a native operation and back: the body read within bounds, decoded by the contract, performed, encoded.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,8 +10,9 @@ use http::{HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
-use super::authorize::NativePermit;
+use super::authorize::{NativePermit, Permit};
 use super::exchange::Exchange;
+use super::{authenticate, authorize, route};
 use crate::contract::{decode, encode};
 use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
@@ -18,14 +21,16 @@ use crate::upstream::body::Body;
 
 /// Performs the permitted operation.
 pub async fn serve(
-    exchange: &Exchange,
+    exchange: &mut Exchange,
     permit: NativePermit,
     head: &http::request::Parts,
     body: Incoming,
 ) -> Result<Response<Body>, Refusal> {
-    let live = exchange.site();
+    let live = &Arc::clone(exchange.site());
     let served = &live.site.contract.operations[permit.target().served];
     let body = read(body, live.site.max_body, exchange.gateway.bounds.body_timeout).await?;
+    exchange.received.store(body.len() as u64, Ordering::Relaxed);
+    let permit = still(exchange, permit, head).await?;
     let content_type = match head.headers.get(CONTENT_TYPE) {
         Some(value) => Some(value.to_str().map_err(|_| Problem::UnsupportedMediaType)?),
         None => None,
@@ -53,6 +58,25 @@ pub async fn serve(
     // Tokens, keys and personal data: never kept by a cache on the way (RFC 9111 section 5.2.2.5).
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(answer)
+}
+
+/// Asks again, now that the body is here: it may have taken its sender half a minute, and whoever was thrown out
+/// meanwhile must not act on a decision from before.
+async fn still(
+    exchange: &mut Exchange,
+    permit: NativePermit,
+    head: &http::request::Parts,
+) -> Result<NativePermit, Refusal> {
+    if permit.caller().is_none() {
+        return Ok(permit);
+    }
+    exchange.now = exchange.gateway.clock.now();
+    let target = route::find(exchange)?;
+    authenticate::authenticate(exchange, &head.headers, &target).await?;
+    match authorize::authorize(exchange, target)? {
+        Permit::Native(permit) => Ok(permit),
+        Permit::Forward(_) | Permit::KeySet => Err(Problem::NotFound.into()),
+    }
 }
 
 /// The site's public keys. They change with the configuration; caches may keep them for some minutes, which is how

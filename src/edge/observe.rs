@@ -10,6 +10,7 @@ use http::Response;
 use http_body::{Frame, SizeHint};
 
 use super::exchange::Exchange;
+use super::standing::Standing;
 use crate::model::principal::Method;
 use crate::model::problem::ProblemKind;
 use crate::model::refusal::Fault;
@@ -30,6 +31,8 @@ pub struct Told {
 pub struct Observed {
     body: Body,
     record: Option<Box<Record>>,
+    /// Resolves when the client may no longer have the rest; made when a forwarded answer first keeps it waiting.
+    lost: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 struct Record {
@@ -44,7 +47,8 @@ struct Record {
 pub fn observe(exchange: Exchange, answer: Response<Body>, told: Option<Told>) -> Response<Observed> {
     let status = answer.status().as_u16();
     let held = exchange.site.as_ref().map_or(&exchange.gateway.no_site, |live| &live.metrics).started();
-    answer.map(|body| Observed { body, record: Some(Box::new(Record { exchange, status, told, sent: 0, held })) })
+    let record = Box::new(Record { exchange, status, told, sent: 0, held });
+    answer.map(|body| Observed { body, record: Some(record), lost: None })
 }
 
 impl http_body::Body for Observed {
@@ -55,10 +59,32 @@ impl http_body::Body for Observed {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        let Some(record) = &mut self.record else { return polled };
-        if let Poll::Ready(Some(Ok(frame))) = &polled {
-            record.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+        let Self { body, record: Some(record), lost } = &mut *self else {
+            return Pin::new(&mut self.body).poll_frame(context);
+        };
+        // Also while the backend keeps talking: a stream that never pauses must end as well.
+        if let Some(lost) = lost
+            && lost.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Some(Err(BodyError::Revoked)));
+        }
+        let polled = Pin::new(body).poll_frame(context);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                record.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+            }
+            Poll::Pending
+                if lost.is_none() && record.exchange.upstream.is_some() && record.exchange.principal.is_some() =>
+            {
+                let mut future: Pin<Box<dyn Future<Output = ()> + Send>> =
+                    Box::pin(Standing::of(&record.exchange).lost());
+                // Polled once now, so that its timer wakes this task.
+                if future.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(Some(Err(BodyError::Revoked)));
+                }
+                *lost = Some(future);
+            }
+            _ => {}
         }
         polled
     }

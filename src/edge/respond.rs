@@ -23,6 +23,14 @@ pub async fn refuse(exchange: &mut Exchange, refusal: Refusal) -> (Response<Body
     {
         exchange.rates = throttle::look(exchange, &principal).await;
     }
+    if let (None, Problem::RateLimited { retry_after }, Some(live)) = (exchange.rates, &problem, &exchange.site) {
+        // Windows that are nobody's plan: failed sign-ins, failed credentials.
+        let limits = &live.site.limits;
+        let native =
+            exchange.principal.is_none() && exchange.route.as_deref().is_some_and(|route| !route.contains(' '));
+        let windows = if native { &limits.failed_sign_in } else { &limits.failed_credentials };
+        exchange.rates = windows.first().map(|window| throttle::Rates::spent(*window, *retry_after));
+    }
     let rendered = match &exchange.site {
         Some(live) => encode::problem(&live.site.contract, &problem),
         None => encode::plain_problem(&problem),

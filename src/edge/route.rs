@@ -48,16 +48,20 @@ pub struct ForwardTarget {
     /// Another route that this path spells in another case or with another last slash, which a backend may take
     /// for the same: what it asks must hold as well.
     pub twin: Option<usize>,
-    /// The guard's place in the site's guards.
-    pub guard: Option<usize>,
+    /// The places of the guards over it, the site's own and the contract's.
+    pub guards: SmallVec<[usize; 2]>,
     /// The permissions that all of them ask, filled.
     pub permissions: SmallVec<[String; 2]>,
 }
 
 impl ForwardTarget {
-    /// Whether it passes without a credential: only where every route that the path may mean does.
+    /// Whether it passes without a credential: where every route that the path may mean is public, and no guard
+    /// speaks of the path more closely than the route that opens it.
     pub fn is_public(&self, live: &LiveSite) -> bool {
-        [Some(self.route), self.twin].into_iter().flatten().all(|route| live.site.routes[route].public)
+        let route = &live.site.routes[self.route];
+        let twin = self.twin.is_none_or(|twin| live.site.routes[twin].public);
+        let open = |guard: &usize| route.on.is_closer_than(&live.site.guards[*guard].on);
+        route.public && twin && self.guards.iter().all(open)
     }
 }
 
@@ -116,15 +120,15 @@ fn forward(exchange: &Exchange, live: &LiveSite) -> Result<ForwardTarget, Refusa
         fill(&mut permissions, &site.routes[index].requires.permissions, |name| params.find(name));
         twin = Some(index);
     }
-    let guard = match site.guard_paths.find_any_spelling(&exchange.method, &exchange.path) {
-        Find::Hit { index, params } => {
-            fill(&mut permissions, &site.guards[index].permissions, |name| params.find(name));
-            Some(index)
+    let mut guards = SmallVec::new();
+    for paths in &site.guard_paths {
+        // A guard speaks of what it names; a path or method that none names is the route's own affair.
+        if let Find::Hit { index, params } = paths.find_any_spelling(&exchange.method, &exchange.path) {
+            fill(&mut permissions, &site.guards[index].requires.permissions, |name| params.find(name));
+            guards.push(index);
         }
-        // A guard speaks of what it names; a path or method that no guard names is the route's own affair.
-        Find::WrongMethod(_) | Find::Miss => None,
-    };
-    Ok(ForwardTarget { route, twin, guard, permissions })
+    }
+    Ok(ForwardTarget { route, twin, guards, permissions })
 }
 
 fn fill<'a>(into: &mut SmallVec<[String; 2]>, patterns: &[PermissionPattern], value: impl Fn(&str) -> Option<&'a str>) {

@@ -39,6 +39,11 @@ impl Rates {
         Some(Self { limit: tightest.window.limit, remaining: tightest.remaining, reset: tightest.reset_after })
     }
 
+    /// A window that is full, and gives way after `reset`.
+    pub fn spent(window: Window, reset: Duration) -> Self {
+        Self { limit: window.limit, remaining: 0, reset }
+    }
+
     /// Writes the three headers. `Reset` is in Unix seconds, rounded up: never past, and waiting for it is enough.
     pub fn write(self, now: Now, headers: &mut HeaderMap) {
         let reset = now.wall.plus(self.reset).plus(Duration::from_millis(999)).secs().max(now.wall.secs() + 1);
@@ -54,10 +59,14 @@ pub async fn admit(exchange: &mut Exchange, permit: &Permit) -> Result<(), Refus
     let (caller, route) = match permit {
         Permit::Native(permit) => (permit.caller().cloned(), None),
         Permit::Forward(permit) => (permit.caller().cloned(), Some(&live.site.routes[permit.route()])),
-        Permit::KeySet => (None, None),
+        Permit::KeySet => return Ok(()),
     };
     let mut charges: SmallVec<[Charge<'_>; 4]> = SmallVec::new();
-    let cost = route.map_or(1, |route| route.cost);
+    let cost = match permit {
+        // Whoever has to throw a thief out is not told to come back in an hour.
+        Permit::Native(permit) if live.site.contract.operations[permit.target().served].operation.is_defence() => 0,
+        _ => route.map_or(1, |route| route.cost),
+    };
     match &caller {
         Some(principal) => charge_caller(&live, principal, cost, &mut charges),
         None if route.is_none() => {

@@ -1,8 +1,9 @@
 //! Prove a password, start a session.
 //!
 //! An unknown account, a disabled one and a wrong password are one answer in one time: a password is hashed in
-//! every case. Attempts are counted for the account under every name it has, before the password is looked at,
-//! so that parallel guesses cannot slip through; a success clears the count.
+//! every case. Failures are counted for the account under every name it has; one password is checked at a time for
+//! an account, so that parallel guesses cannot slip through and parallel sign-ins are not taken for guesses; a
+//! success clears the count.
 
 use super::{Call, register, values};
 use crate::contract::encode::Values;
@@ -25,17 +26,20 @@ pub async fn login(call: &Call<'_>) -> Result<Values, Refusal> {
     let name = identity::identifier(identifier).unwrap_or_default();
     let found = call.gateway.store.credentials(call.realm(), &name).await?;
     let subject = attempts(call, found.as_ref(), &name);
-    count(call, subject, found.as_ref().map(|found| found.account.user.id)).await?;
+    let turn = call.gateway.sign_in_turn(&subject).await;
+    let turn = turn.ok_or_else(|| Refusal::unavailable("too many sign-ins wait for their turn"))?;
+    count(call, subject, found.as_ref().map(|found| found.account.user.id), 0).await?;
     let stored = found.as_ref().map(|found| found.password_hash.clone());
     let verified = call.gateway.passwords.verify(password.clone(), stored).await?;
-    let Some(found) = found else { return Err(failed(call, None, SignInFailure::UnknownAccount)) };
+    let Some(found) = found else { return Err(failed(call, subject, None, SignInFailure::UnknownAccount).await) };
     let user = Some(found.account.user.id);
     let password::Verdict::Match { rehash } = verified else {
-        return Err(failed(call, user, SignInFailure::WrongPassword));
+        return Err(failed(call, subject, user, SignInFailure::WrongPassword).await);
     };
     if found.account.user.disabled || found.account.org.disabled {
-        return Err(failed(call, user, SignInFailure::Disabled));
+        return Err(failed(call, subject, user, SignInFailure::Disabled).await);
     }
+    drop(turn);
     if rehash {
         renew_hash(call, &found, password).await;
     }
@@ -76,25 +80,36 @@ fn attempts(call: &Call<'_>, found: Option<&Credentials>, name: &str) -> Subject
     }
 }
 
-async fn count(call: &Call<'_>, subject: Subject, user: Option<UserId>) -> Result<(), Refusal> {
+/// Counts `cost` failures, or with 0 only looks whether there is room for one.
+async fn count(call: &Call<'_>, subject: Subject, user: Option<UserId>, cost: u32) -> Result<(), Refusal> {
     let windows = &call.live.site.limits.failed_sign_in;
     if windows.is_empty() {
         return Ok(());
     }
-    match call.gateway.limiter.admit(&[Charge { subject, windows, cost: 1 }], call.now).await {
-        Ok(Verdict::Admitted(_)) => Ok(()),
-        Ok(Verdict::Refused(_, retry_after)) => {
+    let verdict = call.gateway.limiter.admit(&[Charge { subject, windows, cost }], call.now).await;
+    let full = match verdict.map_err(Refusal::unavailable)? {
+        Verdict::Admitted(states) => {
+            states.iter().filter(|state| state.remaining == 0).map(|state| state.reset_after).max()
+        }
+        Verdict::Refused(_, retry_after) => Some(retry_after),
+    };
+    match full {
+        // The last failure fills the window; it is the next attempt that is refused.
+        Some(retry_after) if cost == 0 => {
             call.audit(Actor::Anonymous, Act::SignInFailed { user, reason: SignInFailure::Limited });
             Err(Problem::RateLimited { retry_after }.into())
         }
-        Err(error) => Err(Refusal::unavailable(error)),
+        _ => Ok(()),
     }
 }
 
-/// One answer for the client, whatever the trail says.
-fn failed(call: &Call<'_>, user: Option<UserId>, reason: SignInFailure) -> Refusal {
+/// Counts the failure. One answer for the client, whatever the trail says.
+async fn failed(call: &Call<'_>, subject: Subject, user: Option<UserId>, reason: SignInFailure) -> Refusal {
     call.audit(Actor::Anonymous, Act::SignInFailed { user, reason });
-    Problem::InvalidCredentials.into()
+    match count(call, subject, user, 1).await {
+        Ok(()) => Problem::InvalidCredentials.into(),
+        Err(refusal) => refusal,
+    }
 }
 
 /// Stores the password under today's parameters. Failing to is no reason to refuse the sign-in: the old hash

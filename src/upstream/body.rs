@@ -51,6 +51,9 @@ pub enum BodyError {
     /// The backend's answer broke off or was no longer HTTP.
     #[error("the backend's answer broke off")]
     BackendLost(#[source] hyper::Error),
+    /// Whoever asked may no longer have the rest.
+    #[error("what let the request in was revoked")]
+    Revoked,
     /// The backend's answer ended before the length it announced.
     #[error("the backend's answer is shorter than announced")]
     Truncated,

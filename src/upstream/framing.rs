@@ -17,8 +17,14 @@ use crate::model::problem::Problem;
 pub fn check(request: &request::Parts) -> Result<(), Problem> {
     let refuse = |why| Err(Problem::MalformedRequest(why));
     let headers = &request.headers;
-    if request.method == Method::CONNECT {
-        return refuse("CONNECT is not served");
+    if request.method == Method::CONNECT || request.method == Method::TRACE {
+        // TRACE would show a client the headers that only the backend is meant to see (RFC 9110 section 9.3.8).
+        return refuse("CONNECT and TRACE are not served");
+    }
+    // Methods are case-sensitive (RFC 9110 section 9.1) and some backends fold them: `post` would be no POST to a
+    // guard and one to the backend.
+    if request.method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
+        return refuse("methods are in upper case");
     }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next() {

@@ -7,7 +7,7 @@
 //! message is [`super::framing`]'s.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{StatusCode, Version, response};
 use smallvec::SmallVec;
@@ -84,10 +84,22 @@ pub fn forward(headers: &mut HeaderMap, came: &Came) {
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
+    join_cookies(headers);
     headers.insert(HOST, came.host.clone());
     headers.insert(X_FORWARDED_HOST, came.host.clone());
     headers.insert(X_FORWARDED_FOR, came.from.clone());
     headers.insert(X_FORWARDED_PROTO, came.scheme.clone());
+}
+
+/// HTTP/2 splits cookies over several lines; HTTP/1.1 has one (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut values = headers.get_all(COOKIE).iter();
+    if let (Some(_), Some(_)) = (values.next(), values.next()) {
+        let all: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+            headers.insert(COOKIE, joined);
+        }
+    }
 }
 
 /// Readies a backend's answer for a client, or says why it cannot be believed.

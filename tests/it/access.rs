@@ -234,8 +234,7 @@ async fn a_backend_can_ask_for_proof_and_check_it_with_the_published_keys() {
 
 #[tokio::test]
 async fn a_backend_that_still_checks_gets_the_credential() {
-    let routes =
-        "[[site.route]]\nmatch = \"* /api/v1/{*rest}\"\nupstream = \"app\"\nforward_credential = true\n";
+    let routes = "[[site.route]]\nmatch = \"* /api/v1/{*rest}\"\nupstream = \"app\"\nforward_credential = true\n";
     let gate = Setup::default().routes(routes).start().await.expect("SQLite");
     let token = gate.signed_in("ada@example.com").await;
     assert_eq!(gate.client.get("/api/v1/posts").bearer(&token).send().await.status, 200);

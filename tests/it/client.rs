@@ -140,6 +140,23 @@ impl Ask<'_> {
             .unwrap_or_else(|error| panic!("{described}: {error}"))
     }
 
+    /// Sends over HTTP/1.1 and hands the body over while it is still coming.
+    pub async fn open(self) -> hyper::body::Incoming {
+        let stream = self.client.stream(&[b"http/1.1"]).await;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("a connection");
+        tokio::spawn(connection);
+        let mut request =
+            Request::builder().method(self.method.clone()).uri(&self.path).header("host", &self.client.host);
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        let answer = sender.send_request(request.body(Full::new(self.body)).expect("a request"));
+        let answer = tokio::time::timeout(PATIENCE, answer).await.expect("an answer in time").expect("an answer");
+        assert_eq!(answer.status(), 200);
+        answer.into_body()
+    }
+
     /// Sends over HTTP/1.1; a broken exchange is an error, not a panic.
     pub async fn try_send(self) -> Result<Answer, String> {
         tokio::time::timeout(PATIENCE, self.send_http1()).await.map_err(|_| "no answer".to_owned())?

@@ -2,14 +2,24 @@
 
 mod access;
 mod backend;
+mod cli;
 mod client;
+mod doors;
 mod dotenv;
+mod durability;
 mod edge;
+mod fleet;
 mod harness;
 mod key_plans;
 mod limits;
+mod loss;
+mod operate;
 mod operator;
+mod process;
 mod products;
+mod relay;
 mod samples;
+mod serve;
 mod tokens;
 mod transcript;
+mod wire;

@@ -1,7 +1,9 @@
 //! The products' pages, played against the gateway.
 
-use super::harness::{Database, Setup};
-use super::transcript;
+use serde_json::json;
+
+use super::harness::{Database, Gate, Setup, environment};
+use super::{samples, transcript};
 
 const VANTAGE: &str = include_str!("../contracts/vantage/page.transcript");
 
@@ -15,4 +17,36 @@ async fn the_vantage_page_is_served_byte_for_byte_on_sqlite() {
 async fn the_vantage_page_is_served_byte_for_byte_on_postgresql() {
     let Some(gate) = Setup::default().database(Database::Postgres).start().await else { return };
     transcript::play(&gate.client, VANTAGE).await;
+}
+
+#[tokio::test]
+async fn the_vantage_samples_run_unchanged_on_sqlite() {
+    let gate = Setup::default().database(Database::Sqlite).start().await.expect("SQLite is always there");
+    run_samples(gate, "vantage").await;
+}
+
+#[tokio::test]
+async fn the_vantage_samples_run_unchanged_on_postgresql() {
+    let Some(gate) = Setup::default().database(Database::Postgres).start().await else { return };
+    run_samples(gate, "vantage").await;
+}
+
+/// The page's own Python, JavaScript and curl, by the account that they name.
+async fn run_samples(gate: Gate, product: &'static str) {
+    let account = json!({ "email": "user@example.com", "password": "secure_password", "name": "User" });
+    let made = gate.client.post("/api/v1/auth/register", &account).send().await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    let token = gate.client.post("/api/v1/auth/login", &account).send().await.string("/access_token");
+    let origin = format!("https://localhost:{}", gate.client.address.port());
+    let authority = gate.directory.path().join("certs/ca.pem");
+    let played = move || samples::run_samples(product, &origin, &authority, &[("<your_token>", &token)]);
+    let played = tokio::task::spawn_blocking(played).await.expect("no panic");
+    played.unwrap_or_else(|told| panic!("{told}"));
+    // What reached the backend came from the account, by each language that this machine has.
+    let seen = gate.backend.last();
+    assert_eq!((seen.path.as_str(), seen.one("x-user-email")), ("/api/v1/posts", Some("user@example.com")));
+    assert!(seen.all("authorization").is_empty());
+    if environment("TOLLGATE_TEST_REQUIRE_BACKENDS").is_some() {
+        assert_eq!(gate.backend.count(), 3, "Python, JavaScript and curl");
+    }
 }

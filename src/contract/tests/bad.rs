@@ -6,7 +6,7 @@ fn told(text: &str) -> Vec<String> {
     lines(&load(&Source::new("c.toml", text)).map(|contract| contract.name).unwrap_err())
 }
 
-fn check(text: &str, expected: &[&str]) {
+pub(super) fn check(text: &str, expected: &[&str]) {
     let told = told(text);
     assert_eq!(told, expected, "\n{}", told.join("\n"));
 }

@@ -1,4 +1,4 @@
-//! ChatOps' page.
+//! The page of `chatops`.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! LangGraph's page. It shows types, not values: `"string"` stands for every slot, unless its type is another.
+//! The page of `langgraph`. It shows types, not values: `"string"` stands for every slot, unless its type is another.
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! The built-in contracts against their pages, and bad files against the messages they must give.
 
 mod bad;
+mod bad_parts;
 mod chatops;
 mod decode;
 mod fuzz;

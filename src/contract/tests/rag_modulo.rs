@@ -1,4 +1,4 @@
-//! RAG Modulo's page.
+//! The page of `rag-modulo`.
 
 use super::page::Page;
 use super::{Problem, Slot, Values};

@@ -1,4 +1,4 @@
-//! StackAudit.ai's page.
+//! The page of `stackaudit`.
 
 use std::time::Duration;
 

@@ -1,0 +1,73 @@
+//! Whether what is open may go on.
+//!
+//! Revocation must end what it concerns, also what is already open: WebSockets, event streams, long downloads.
+//! Rather than keep a register of who depends on what, whatever is open asks again: twice a second the whole decision
+//! (route, credential, role, plan) is taken anew for the request that opened it, from cached facts, and it ends when
+//! the answer is no. A logout, a revoked key, a changed role or plan, an expired token and a removed route all end
+//! it within the second.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, Method};
+
+use super::connection::Connection;
+use super::exchange::Exchange;
+use super::{authenticate, authorize, route};
+use crate::gateway::Gateway;
+
+/// How often it is asked: half of what a revocation may take to count.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// What opened a stream: enough to decide on it again.
+pub struct Standing {
+    gateway: Arc<Gateway>,
+    connection: Arc<Connection>,
+    site: String,
+    client: IpAddr,
+    method: Method,
+    path: String,
+    credential: HeaderMap,
+}
+
+impl Standing {
+    /// Of the request that `exchange` serves, once it was let in.
+    pub fn of(exchange: &Exchange) -> Self {
+        let credential = exchange.credential.clone().map(|value| (AUTHORIZATION, value)).into_iter().collect();
+        Self {
+            gateway: Arc::clone(&exchange.gateway),
+            connection: Arc::clone(&exchange.connection),
+            site: exchange.site().site.name.clone(),
+            client: exchange.client,
+            method: exchange.method.clone(),
+            path: exchange.path.clone(),
+            credential,
+        }
+    }
+
+    /// Whether the same request would be let in now.
+    async fn holds(&self) -> bool {
+        let live = self.gateway.live();
+        let Some(site) = live.sites.iter().find(|live| live.site.name == self.site).cloned() else { return false };
+        let mut again = Exchange::begin(&self.gateway, &self.connection, self.method.clone());
+        again.site = Some(site);
+        again.client = self.client;
+        again.path.clone_from(&self.path);
+        let Ok(target) = route::find(&mut again) else { return false };
+        authenticate::authenticate(&mut again, &self.credential, &target).await.is_ok()
+            && authorize::authorize(&again, target).is_ok()
+    }
+
+    /// Waits until it no longer holds.
+    pub async fn lost(self) {
+        loop {
+            tokio::time::sleep(ASK_EVERY).await;
+            if !self.holds().await {
+                self.gateway.metrics.revocations.streams_cut.inc();
+                return;
+            }
+        }
+    }
+}
