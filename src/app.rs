@@ -18,6 +18,7 @@ use crate::edge::admin;
 use crate::gateway::{Gateway, Live, Machines};
 use crate::model::entropy::Entropy;
 use crate::model::time::Clock;
+use crate::native::postman;
 use crate::observe::audit::Act;
 use crate::observe::log::Logs;
 use crate::observe::metrics::Metrics;
@@ -160,6 +161,7 @@ fn listen(mut running: Running, acceptor: Option<&TlsAcceptor>, head: i64) -> an
     }
     running.tenders.spawn(follow_feed(Arc::clone(&gateway), head, running.stop.clone()));
     running.tenders.spawn(tend(Arc::clone(&gateway), running.stop.clone()));
+    running.tenders.spawn(postman::run(Arc::clone(&gateway), running.stop.clone()));
     running.tenders.spawn(sweep(Arc::clone(&gateway), running.stop.clone()));
     Ok(running)
 }

@@ -20,6 +20,7 @@ use crate::credential::keys::KeyError;
 use crate::credential::password::{PasswordError, PasswordPool};
 use crate::credential::{Authenticator, SiteCredentials};
 use crate::limit::{LimitError, Limiter, Subject};
+use crate::mail::{MailError, Mailer, SealKey};
 use crate::model::change::Change;
 use crate::model::entropy::Entropy;
 use crate::model::time::{Clock, Now};
@@ -57,6 +58,8 @@ pub struct Gateway {
     sign_ins: Box<[tokio::sync::Mutex<()>]>,
     /// Connections to backends.
     pub pools: Pools,
+    /// Makes mails and brings them on their way.
+    pub mailer: Mailer,
     /// Open tunnels, until they end.
     pub tunnels: TaskTracker,
     /// Cancelled when open tunnels must end.
@@ -98,6 +101,8 @@ pub struct LiveSite {
     pub upstreams: Vec<LiveUpstream>,
     /// Its public keys, as they are published.
     pub key_set: Bytes,
+    /// What its queued mails are sealed under.
+    pub seal: SealKey,
     /// The names that only the gateway may set, in every spelling.
     pub reserved: Reserved,
 }
@@ -144,6 +149,9 @@ pub enum MakeError {
     /// The connections to backends cannot be prepared.
     #[error("upstreams: {0}")]
     Upstreams(#[from] upstream::tls::TlsError),
+    /// Mails cannot be sent at all.
+    #[error("[mail]: {0}")]
+    Mail(#[from] MailError),
     /// The first password hash failed.
     #[error("passwords: {0}")]
     Passwords(#[from] PasswordError),
@@ -178,6 +186,7 @@ impl LiveSite {
             metrics: UpstreamMetrics::new(metrics, &site.name, &settings.name),
         });
         Ok(Self {
+            seal: SealKey::derive(&site.credential.pepper, &site.realm),
             key_set: Bytes::from(credentials.keys.jwks().to_string()),
             credentials,
             metrics: SiteMetrics::new(metrics, &site.name),
@@ -209,6 +218,7 @@ impl Gateway {
             passwords: PasswordPool::new(&boot.cache, Arc::clone(&entropy), Arc::clone(&metrics))?,
             sign_ins: std::iter::repeat_with(tokio::sync::Mutex::default).take(SIGN_IN_TURNS).collect(),
             pools: Pools::new(Some(upstream::tls::client_config()?)),
+            mailer: Mailer::new(&boot.mail)?,
             assertions: Assertions::new(boot.cache.tokens),
             bounds: boot.connections.clone(),
             no_site: SiteMetrics::new(&metrics, SiteMetrics::NO_SITE),

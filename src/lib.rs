@@ -16,7 +16,7 @@
 //! | 8 | [`native`] | one file an operation; the operator's acts |
 //! | 7 | [`gateway`] | the one shared handle: what is known, what is remembered |
 //! | 6 | [`config`] | files to [`config::Boot`] and [`config::Snapshot`] |
-//! | 5 | [`credential`] [`limit`] [`revocation`] [`store`] [`tls`] [`upstream`] [`observe`] | the machines; all may use `observe`, `credential` may use `store` and `revocation` |
+//! | 5 | [`credential`] [`limit`] [`mail`] [`revocation`] [`store`] [`tls`] [`upstream`] [`observe`] | the machines; all may use `observe`, `credential` may use `store` and `revocation` |
 //! | 4 | [`contract`] | a product's wire, as data |
 //! | 3, 2 | [`rules`] | decisions: pure functions of facts and `now` |
 //! | 1 | [`model`] | facts: ids, time, accounts, keys, problems |

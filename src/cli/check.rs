@@ -8,7 +8,7 @@ use crate::contract::source::Located;
 
 /// Checks the file and says so; exit status 78 (`EX_CONFIG`) when it cannot be used.
 pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
-    let loaded = match super::Reading::to_look().load(path, 1) {
+    let loaded = match super::Reading::to_look().load(path) {
         Ok(loaded) => loaded,
         Err(errors) => return Ok(complain(path, &errors)),
     };

@@ -50,13 +50,16 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     for (flag, key, address) in [("--https", "listen.https", https), ("--admin", "listen.admin", admin)] {
         flags.extend(address.map(|address| Override::from_flag(flag, key, &address.to_string())));
     }
-    let loaded = match Reading::to_serve(flags.clone()).load_text("(demo)", &text, 1) {
+    let loaded = match Reading::to_serve(flags.clone()).load_text("(demo)", &text) {
         Ok(loaded) => loaded,
         Err(errors) => return Ok(super::check::complain("demo".as_ref(), &errors)),
     };
     // On the tour the steps are the output; a log would stand between them.
     let opened = if arguments.tour { Opened::silent() } else { Opened::new(&loaded)? };
-    let read = |generation| Reading::to_serve(flags.clone()).load_text("(demo)", &text, generation);
+    let read = |generation| {
+        let reading = Reading { generation, ..Reading::to_serve(flags.clone()) };
+        reading.load_text("(demo)", &text)
+    };
     let outcome = runtime.block_on(show(arguments, loaded, opened.parts.clone(), read));
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     opened.finish();

@@ -155,32 +155,33 @@ struct Reading {
     env: Result<Env, Located>,
     flags: Vec<Override>,
     write: bool,
+    generation: u64,
 }
 
 impl Reading {
     /// For a command that starts a gateway: secrets that are to be generated are.
     fn to_serve(flags: Vec<Override>) -> Self {
-        Self { env: environment(), flags, write: true }
+        Self { env: environment(), flags, write: true, generation: 1 }
     }
 
     /// For a command that only looks.
     fn to_look() -> Self {
-        Self { env: environment(), flags: Vec::new(), write: false }
+        Self { env: environment(), flags: Vec::new(), write: false, generation: 1 }
     }
 
     /// Reads the file, or tells what is wrong.
-    fn load(&self, path: &Path, generation: u64) -> Result<Loaded, Vec<Located>> {
-        config::load(path, &self.inputs(generation)?)
+    fn load(&self, path: &Path) -> Result<Loaded, Vec<Located>> {
+        config::load(path, &self.inputs()?)
     }
 
     /// Reads a text as if it were a file.
-    fn load_text(&self, name: &str, text: &str, generation: u64) -> Result<Loaded, Vec<Located>> {
-        config::load_text(name, text, &self.inputs(generation)?)
+    fn load_text(&self, name: &str, text: &str) -> Result<Loaded, Vec<Located>> {
+        config::load_text(name, text, &self.inputs()?)
     }
 
-    fn inputs(&self, generation: u64) -> Result<Inputs<'_>, Vec<Located>> {
+    fn inputs(&self) -> Result<Inputs<'_>, Vec<Located>> {
         let env = self.env.as_ref().map_err(|error| vec![error.clone()])?;
-        Ok(Inputs { env, flags: &self.flags, entropy: &SystemEntropy, write: self.write, generation })
+        Ok(Inputs { env, flags: &self.flags, entropy: &SystemEntropy, write: self.write, generation: self.generation })
     }
 }
 

@@ -288,7 +288,7 @@ fn query(page: &PageArguments, others: &[(&str, Option<String>)]) -> String {
 
 /// Does the act and prints what came of it.
 pub fn run(act: &Act) -> anyhow::Result<ExitCode> {
-    let loaded = match super::Reading::to_look().load(&act.common.file.config, 1) {
+    let loaded = match super::Reading::to_look().load(&act.common.file.config) {
         Ok(loaded) => loaded,
         Err(errors) => return Ok(super::check::complain(&act.common.file.config, &errors)),
     };

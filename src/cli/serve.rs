@@ -54,10 +54,10 @@ impl Arguments {
 /// Serves until SIGTERM or SIGINT, then drains; SIGHUP reads the configuration again.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let read = |generation: u64| {
-        let reading = Reading::to_serve(arguments.flags());
+        let reading = Reading { generation, ..Reading::to_serve(arguments.flags()) };
         match &arguments.upstream {
-            Some(url) => reading.load_text("(--upstream)", &template::for_upstream(url, &Place::default()), generation),
-            None => reading.load(&arguments.file.config, generation),
+            Some(url) => reading.load_text("(--upstream)", &template::for_upstream(url, &Place::default())),
+            None => reading.load(&arguments.file.config),
         }
     };
     let loaded = match read(1) {

@@ -250,7 +250,6 @@ fn networks(texts: &Texts, report: &mut Report<'_>) -> Vec<IpNet> {
 /// Settings that work and may not be meant.
 fn warnings(pages: &[Page], boot: &Boot, sites: &[Arc<Site>]) -> Vec<Located> {
     let mut warnings = Vec::new();
-    let mut sites = sites.iter();
     let https = |page: &Page| Some(page.raw.listen.as_ref()?.get_ref().https.as_ref()?.span());
     if pages.iter().all(|page| page.raw.tls.is_none())
         && let Some((page, span)) = pages.iter().find_map(|page| Some((page, https(page)?)))
@@ -260,6 +259,7 @@ fn warnings(pages: &[Page], boot: &Boot, sites: &[Arc<Site>]) -> Vec<Located> {
             "add [[tls.certificate]] with certificate and key, or [tls] with development = true if that is meant";
         warnings.push(page.source.error(&span, message, remedy));
     }
+    let mut sites = sites.iter();
     for page in pages {
         let source = &page.source;
         let listen = page.raw.listen.as_ref().map(Spanned::get_ref);

@@ -51,7 +51,14 @@ impl Codes {
     }
 
     fn tag(&self, kind: CodeKind, secret: &[u8]) -> hmac::Tag {
-        hmac::sign(&self.key, &[kind.name().as_bytes(), b"|", secret].concat())
+        hmac::sign(&self.key, &[name(kind), b"|", secret].concat())
+    }
+}
+
+fn name(kind: CodeKind) -> &'static [u8] {
+    match kind {
+        CodeKind::Verify => b"verify",
+        CodeKind::Reset => b"reset",
     }
 }
 

@@ -183,6 +183,8 @@ impl World {
             username_norm: None,
             password_hash: "$argon2id$".to_owned().into(),
             session: Some(session.clone()),
+            refresh: None,
+            verification: None,
         };
         assert_eq!(store.register("acme", &new).await.unwrap(), Registered::Done);
         let epochs = Arc::new(Epochs::new());

@@ -15,6 +15,7 @@ pub mod api_key;
 pub mod assertion;
 pub mod authenticate;
 pub mod cache;
+pub mod codes;
 pub mod facts;
 #[cfg(test)]
 mod fixture;
@@ -26,6 +27,7 @@ pub mod last_used;
 pub mod material;
 pub mod password;
 pub mod presented;
+pub mod refresh;
 pub mod site;
 #[cfg(test)]
 mod tests;

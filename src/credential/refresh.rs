@@ -17,8 +17,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::model::entropy::Entropy;
 use crate::model::id::SessionId;
+use crate::model::refresh::RefreshHash;
 use crate::model::secret::Secret;
-use crate::model::session::RefreshHash;
 
 const PREFIX: &str = "rt_";
 const ID: usize = 16;

@@ -11,8 +11,10 @@ use crate::rules::secret;
 
 use super::Settings;
 use super::api_key;
+use super::codes::Codes;
 use super::keys::{KeyError, KeySet};
 use super::presented::Presented;
+use super::refresh::RefreshTokens;
 
 /// What verifying a site's credentials needs. Built anew at each reload, with what is remembered kept.
 #[derive(Debug)]
@@ -21,6 +23,10 @@ pub struct SiteCredentials {
     pub settings: Arc<Settings>,
     /// The token keys.
     pub keys: KeySet,
+    /// Its refresh tokens.
+    pub refresh: RefreshTokens,
+    /// Its tokens in mails.
+    pub codes: Codes,
     pepper: hmac::Key,
     trust: [u8; 32],
 }
@@ -35,9 +41,11 @@ impl SiteCredentials {
         let keys = KeySet::new(&settings.keys)?;
         let pepper = settings.pepper.expose();
         secret::judge(pepper, secret::LEAST_BYTES).map_err(|weakness| KeyError::WeakPepper(weakness.to_string()))?;
+        let refresh = RefreshTokens::new(&settings.pepper, &settings.realm);
+        let codes = Codes::new(&settings.pepper, &settings.realm);
         let pepper = hmac::Key::new(hmac::HMAC_SHA256, pepper.as_bytes());
         let trust = trust(&settings, &pepper);
-        Ok(Self { settings, keys, pepper, trust })
+        Ok(Self { settings, keys, refresh, codes, pepper, trust })
     }
 
     /// The digest under which a verified credential is remembered. It covers the site, all that the site

@@ -105,14 +105,14 @@ impl Sender {
         })
     }
 
-    /// Reads `address` or `Name <address>`; the name may hold anything that can be seen.
+    /// Reads `address` or `Name <address>`; the name may hold anything that can be seen, less `<` and `>`.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         let (name, address) = match text.strip_suffix('>').and_then(|text| text.rsplit_once('<')) {
             Some((name, address)) => (name.trim().trim_matches('"').trim(), address),
             None => ("", text),
         };
-        if name.chars().any(char::is_control) {
+        if name.chars().any(|c| c.is_control() || matches!(c, '<' | '>')) {
             return None;
         }
         let sender = Self { name: (!name.is_empty()).then(|| name.to_owned()), address: Address::parse(address).ok()? };
@@ -205,7 +205,7 @@ mod tests {
             "",
             "Vantage",
             "Vantage\r\nBcc: b@y.com <a@x.com>",
-            "Vantage\n <a@x.com>",
+            "Van\ntage <a@x.com>",
             "Vantage <a@x.com\r\nBcc: b@y.com>",
             "Van\0tage <a@x.com>",
             "A <a@x.com>, B <b@y.com>",

@@ -71,9 +71,10 @@ struct Read {
 }
 
 impl SealKey {
-    /// The key of `realm`, derived from the key that is its `pepper`.
-    pub fn derive(pepper: &hmac::Key, realm: &str) -> Self {
-        let derive = |what: &str| hmac::sign(pepper, format!("mail queue {what}\0{realm}").as_bytes());
+    /// The key of `realm`, derived from its `pepper`.
+    pub fn derive(pepper: &Secret, realm: &str) -> Self {
+        let pepper = hmac::Key::new(hmac::HMAC_SHA256, pepper.expose().as_bytes());
+        let derive = |what: &str| hmac::sign(&pepper, format!("mail queue {what}\0{realm}").as_bytes());
         let mut head = [VERSION; HEAD];
         head[1..].copy_from_slice(&derive("id").as_ref()[..HEAD - 1]);
         let key = UnboundKey::new(&AES_256_GCM, derive("key").as_ref()).expect("SHA-256 gives 32 bytes");

@@ -69,6 +69,10 @@ id!(
     /// One sign-in, from its password to its end; every token of it carries this id.
     SessionId
 );
+id!(
+    /// A mail on its way.
+    MailId
+);
 
 fn new_uuid(now: Timestamp, entropy: &dyn Entropy) -> Uuid {
     let mut random = [0_u8; 10];

@@ -1,6 +1,7 @@
 //! Sessions: one sign-in and everything issued from it.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::id::{OrgId, SessionId, UserId};
 use super::time::Timestamp;
@@ -16,7 +17,7 @@ pub struct Session {
     pub org_id: OrgId,
     /// When they signed in.
     pub created_at: Timestamp,
-    /// When it was last refreshed.
+    /// When it was last used.
     pub last_active_at: Timestamp,
     /// When it ends, however often it is refreshed.
     pub ends_at: Timestamp,
@@ -32,5 +33,10 @@ impl Session {
     /// Whether tokens of the session count at `now`.
     pub fn is_live(&self, now: Timestamp) -> bool {
         self.revoked_at.is_none() && now < self.ends_at
+    }
+
+    /// Whether it has gone unused for `idle` at `now`, as far as this record knows.
+    pub fn is_idle(&self, idle: Duration, now: Timestamp) -> bool {
+        self.last_active_at.plus(idle) <= now
     }
 }

@@ -22,6 +22,8 @@ use crate::model::time::Timestamp;
 use crate::observe::audit::{Act, Actor};
 use crate::store::{Created, Page, Revoked, Rotated};
 
+/// The attribute that binds a key to a server.
+const SERVER_ID: &str = "server_id";
 /// The longest name of a key, in characters.
 const NAME_LENGTH: usize = 100;
 /// The longest description of a key, in characters.
@@ -74,7 +76,7 @@ pub async fn list(call: &Call<'_>) -> Result<Values, Refusal> {
     let keys = call.gateway.store.keys(call.realm(), caller.account.org.id, page).await?;
     let listed = keys
         .iter()
-        .filter(|key| key.is_live(call.now.wall) && may_manage(call, key))
+        .filter(|key| key.is_live(call.now.wall) && may_manage(call, key) && is_of_server(call, key))
         .map(|key| values::api_key(&call.live.site.contract, key))
         .fold(Values::new(), Values::item);
     Ok(listed)
@@ -86,7 +88,7 @@ async fn find(call: &Call<'_>) -> Result<ApiKey, Refusal> {
     let shown = call.input.required_text(Field::KeyId).map_err(|error| Problem::InvalidRequest(vec![error]))?;
     let id = call.live.site.contract.ids.key.parse(shown).map(KeyId::from).ok_or(Problem::NotFound)?;
     let key = call.gateway.store.key(call.realm(), caller.account.org.id, id).await?;
-    Ok(key.filter(|key| may_manage(call, key)).ok_or(Problem::NotFound)?)
+    Ok(key.filter(|key| may_manage(call, key) && is_of_server(call, key)).ok_or(Problem::NotFound)?)
 }
 
 /// Reads one key, as an answer.
@@ -157,6 +159,14 @@ fn may_manage(call: &Call<'_>, key: &ApiKey) -> bool {
     key.user_id == caller.account.user.id || role.is_some_and(|role| role.manages_org)
 }
 
+/// Where the path names a server, only its keys are there.
+fn is_of_server(call: &Call<'_>, key: &ApiKey) -> bool {
+    match call.input.text(Field::ServerId) {
+        Ok(Some(server)) => key.attributes.get(SERVER_ID).is_some_and(|own| own == server),
+        _ => true,
+    }
+}
+
 struct Wanted {
     name: String,
     description: Option<String>,
@@ -182,6 +192,12 @@ fn wanted(call: &Call<'_>, rules: &KeyRules) -> Result<Wanted, Refusal> {
             None => "must be in the future".to_owned(),
         };
         wrong.push(FieldError::new(call.input.key(Field::KeyExpiresAt), message));
+    }
+    let server = keep(&mut wrong, call.input.text(Field::ServerId)).flatten();
+    let mut attributes = attributes;
+    if let Some(server) = server {
+        check_length(call, &mut wrong, Field::ServerId, server, NAME_LENGTH);
+        attributes.insert(SERVER_ID.to_owned(), server.to_owned());
     }
     let permissions = permissions(call, rules, texts, &mut wrong)?;
     if !wrong.is_empty() {

@@ -10,6 +10,7 @@ use crate::contract::encode::Values;
 use crate::contract::slot::Field;
 use crate::credential::password;
 use crate::limit::{Charge, Subject, Verdict};
+use crate::model::change::Changed;
 use crate::model::id::UserId;
 use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
@@ -17,7 +18,7 @@ use crate::model::secret::Secret;
 use crate::observe::audit::{Act, Actor, SignInFailure};
 use crate::rules::identity;
 use crate::rules::password::{MAX_BYTES, Missed};
-use crate::store::Credentials;
+use crate::store::{Credentials, Started, Terms};
 
 /// Signs in.
 pub async fn login(call: &Call<'_>) -> Result<Values, Refusal> {
@@ -43,16 +44,32 @@ pub async fn login(call: &Call<'_>) -> Result<Values, Refusal> {
     if rehash {
         renew_hash(call, &found, password).await;
     }
+    let version = found.password_version;
     let account = found.account;
-    let session = register::new_session(call, &account);
-    call.gateway.store.start_session(call.realm(), &session).await?;
+    let mut session = register::new_session(call, &account);
+    if let Ok(Some(device)) = call.input.json(Field::Device) {
+        session.device = device.clone();
+    }
+    let refresh = call.first_refresh(session.id);
+    let sessions = &call.live.site.contract.sessions;
+    let terms = Terms {
+        password: Some(version),
+        refresh: refresh.as_ref().and_then(|refresh| call.new_refresh(refresh)),
+        most: sessions.max,
+        idle: sessions.idle,
+    };
+    match call.gateway.store.start_session(call.realm(), &session, &terms).await? {
+        Started::Done(ended) => ended.iter().for_each(|session| call.forget(Changed::Session(*session))),
+        // Changed between the proof and now: what was proven is no longer the password.
+        Started::PasswordChanged => return Err(failed(call, subject, user, SignInFailure::WrongPassword).await),
+    }
     call.gateway.limiter.clear(&[subject]).await;
     let (user, org) = (account.user.id, account.org.id);
     call.audit(Actor::User(user), Act::SignedIn { user, org, session: session.id });
     let contract = &call.live.site.contract;
     let token = call.issue(&account, &session).await?;
     let values = values::account(contract, &account);
-    Ok(values::signed_in(contract, values, &token, &session))
+    Ok(call.with_refresh(values::signed_in(contract, values, &token, &session), refresh.as_ref()))
 }
 
 fn read<'a>(call: &'a Call<'_>) -> Result<(&'a str, Secret), Problem> {
@@ -81,7 +98,7 @@ fn attempts(call: &Call<'_>, found: Option<&Credentials>, name: &str) -> Subject
 }
 
 /// Counts `cost` failures, or with 0 only looks whether there is room for one.
-async fn count(call: &Call<'_>, subject: Subject, user: Option<UserId>, cost: u32) -> Result<(), Refusal> {
+pub async fn count(call: &Call<'_>, subject: Subject, user: Option<UserId>, cost: u32) -> Result<(), Refusal> {
     let windows = &call.live.site.limits.failed_sign_in;
     if windows.is_empty() {
         return Ok(());
@@ -104,7 +121,7 @@ async fn count(call: &Call<'_>, subject: Subject, user: Option<UserId>, cost: u3
 }
 
 /// Counts the failure. One answer for the client, whatever the trail says.
-async fn failed(call: &Call<'_>, subject: Subject, user: Option<UserId>, reason: SignInFailure) -> Refusal {
+pub async fn failed(call: &Call<'_>, subject: Subject, user: Option<UserId>, reason: SignInFailure) -> Refusal {
     call.audit(Actor::Anonymous, Act::SignInFailed { user, reason });
     match count(call, subject, user, 1).await {
         Ok(()) => Problem::InvalidCredentials.into(),

@@ -6,10 +6,15 @@
 mod keys;
 mod login;
 mod logout;
-mod me;
+mod mails;
 pub mod operator;
+mod password;
+pub mod postman;
+mod profile;
 mod refresh;
 mod register;
+mod sessions;
+mod tokens;
 mod values;
 
 use std::net::IpAddr;
@@ -19,14 +24,11 @@ use crate::contract::Served;
 use crate::contract::decode::Input;
 use crate::contract::encode::Values;
 use crate::contract::operation::Operation;
-use crate::credential::jwt::IssuedToken;
 use crate::gateway::{Gateway, LiveSite};
-use crate::model::account::Account;
 use crate::model::change::{Change, Changed};
 use crate::model::principal::Principal;
 use crate::model::problem::{FieldError, Problem};
 use crate::model::refusal::Refusal;
-use crate::model::session::Session;
 use crate::model::time::Now;
 use crate::observe::audit::{Act, Actor, Event};
 
@@ -64,23 +66,22 @@ pub async fn perform(call: &Call<'_>) -> Result<Values, Refusal> {
         Operation::Login => login::login(call).await,
         Operation::RefreshBearer => refresh::by_bearer(call).await,
         Operation::Logout => logout::logout(call).await,
-        Operation::Me => me::me(call),
+        Operation::Me => profile::read(call),
         Operation::KeyCreate => keys::create(call).await,
         Operation::KeyList => keys::list(call).await,
         Operation::KeyRead => keys::read(call).await,
         Operation::KeyRotate => keys::rotate(call).await,
         Operation::KeyRevoke => keys::revoke(call).await,
-        // Named by contracts, not performed yet.
-        Operation::RefreshToken
-        | Operation::ProfileUpdate
-        | Operation::PasswordChange
-        | Operation::PasswordResetRequest
-        | Operation::PasswordReset
-        | Operation::EmailVerify
-        | Operation::EmailResend
-        | Operation::SessionList
-        | Operation::SessionRevoke
-        | Operation::SessionRevokeOthers => Err(Problem::NotFound.into()),
+        Operation::RefreshToken => refresh::by_token(call).await,
+        Operation::ProfileUpdate => profile::update(call).await,
+        Operation::PasswordChange => password::change(call).await,
+        Operation::PasswordResetRequest => password::request_reset(call).await,
+        Operation::PasswordReset => password::reset(call).await,
+        Operation::EmailVerify => password::verify_email(call).await,
+        Operation::EmailResend => password::resend_verification(call).await,
+        Operation::SessionList => sessions::list(call).await,
+        Operation::SessionRevoke => sessions::revoke(call).await,
+        Operation::SessionRevokeOthers => sessions::revoke_others(call).await,
     }
 }
 
@@ -92,14 +93,6 @@ impl Call<'_> {
 
     fn realm(&self) -> &str {
         &self.live.site.realm
-    }
-
-    /// An access token of `session`.
-    async fn issue(&self, account: &Account, session: &Session) -> Result<IssuedToken, Refusal> {
-        let Self { gateway, live, now, .. } = self;
-        let issued =
-            gateway.authenticator.issue_token(&live.credentials, &live.site.contract, account, session, now.wall);
-        issued.await.map_err(Refusal::internal)
     }
 
     /// Forgets what is cached of a fact that was just changed.

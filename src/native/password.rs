@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Call, keep, mails, values};
+use super::{Call, keep, login, mails, values};
 use crate::contract::encode::Values;
 use crate::contract::slot::Field;
 use crate::credential::password::{self, Verdict};
@@ -16,7 +16,7 @@ use crate::model::principal::Method;
 use crate::model::problem::{FieldError, Problem};
 use crate::model::refusal::Refusal;
 use crate::model::secret::Secret;
-use crate::observe::audit::{Act, Actor};
+use crate::observe::audit::{Act, Actor, SignInFailure};
 use crate::rules::identity;
 
 /// What every answer to "send me a mail" takes at least: more than the work for an account that is there.
@@ -33,25 +33,22 @@ pub async fn change(call: &Call<'_>) -> Result<Values, Refusal> {
     let user = &caller.account.user;
     // A stolen token must not become a way to guess the password behind it.
     let subject = Subject::user(call.realm(), user.id);
-    super::login::count(call, subject, Some(user.id)).await?;
+    let turn = call.gateway.sign_in_turn(&subject).await;
+    let turn = turn.ok_or_else(|| Refusal::unavailable("too many sign-ins wait for their turn"))?;
+    login::count(call, subject, Some(user.id), 0).await?;
     let norm = identity::identifier(&user.email).unwrap_or_default();
     let found = call.gateway.store.credentials(call.realm(), &norm).await?.ok_or(Problem::InvalidToken)?;
     let stored = found.password_hash.clone();
     let verdict = call.gateway.passwords.verify(Secret::new(current.to_owned()), Some(stored)).await?;
     if !matches!(verdict, Verdict::Match { .. }) {
-        return Err(Problem::InvalidCredentials.into());
+        return Err(login::failed(call, subject, Some(user.id), SignInFailure::WrongPassword).await);
     }
+    drop(turn);
     call.gateway.limiter.clear(&[subject]).await;
     let hash = call.gateway.passwords.hash(new).await?;
     let store = &call.gateway.store;
-    let changed = store.change_password(
-        call.realm(),
-        user.id,
-        &found.password_hash,
-        &hash,
-        Some(session),
-        call.now.wall,
-    );
+    let changed =
+        store.change_password(call.realm(), user.id, &found.password_hash, &hash, Some(session), call.now.wall);
     // Somebody else changed it in between: what was proven is no longer the password.
     let ended = changed.await?.ok_or(Problem::InvalidCredentials)?;
     ended.iter().for_each(|session| call.forget(Changed::Session(*session)));

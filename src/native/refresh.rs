@@ -9,7 +9,7 @@ use crate::model::principal::Method;
 use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
 use crate::observe::audit::{Act, Actor};
-use crate::store::{Refreshed, Rotate};
+use crate::store::{NewRefresh, RefreshExchange, Refreshed};
 
 /// By a refresh token. Where the contract rotates, the answer holds its successor, and a token that was replaced
 /// longer ago than the grace ends the whole session: one of the two who have it is a thief.
@@ -27,17 +27,15 @@ pub async fn by_token(call: &Call<'_>) -> Result<Values, Refusal> {
         }
         Rotation::Rotate => {
             let successor = tokens.successor(&presented);
-            let rotation = Rotate {
-                session: presented.session(),
-                presented: &presented.hash(),
-                successor: &successor.hash(),
+            let exchange = RefreshExchange {
+                presented: presented.hash(),
+                successor: NewRefresh { hash: successor.hash(), ends_at: wall.plus(rules.ttl) },
                 grace: rules.grace,
-                ends_at: wall.plus(rules.ttl),
                 idle,
             };
-            match store.rotate_refresh(call.realm(), &rotation, wall).await? {
+            match store.rotate_refresh(call.realm(), presented.session(), &exchange, wall).await? {
                 Refreshed::Rotated(session) | Refreshed::Replayed(session) => (session, Some(successor)),
-                Refreshed::Reused(session) => {
+                Refreshed::Reused { session } => {
                     call.forget(Changed::Session(session.id));
                     let user = session.user_id;
                     call.audit(Actor::Anonymous, Act::RefreshReused { user, session: session.id });

@@ -3,11 +3,12 @@
 //! What a client says of its own role, plan, organization id or verified flag is not read at all: no field of
 //! this operation holds it.
 
-use super::{Call, keep, values};
+use super::{Call, keep, mails, values};
 use crate::contract::encode::Values;
 use crate::contract::slot::{Field, Slot};
 use crate::credential::password;
 use crate::model::account::{Account, Organization, User};
+use crate::model::code::CodeKind;
 use crate::model::id::{OrgId, SessionId, UserId};
 use crate::model::problem::{FieldError, Problem};
 use crate::model::refusal::Refusal;
@@ -27,7 +28,7 @@ pub async fn register(call: &Call<'_>) -> Result<Values, Refusal> {
     let org = Organization {
         id: OrgId::new(wall, entropy),
         name: wanted.org_name,
-        plan: contract.plans[0].name.clone(),
+        plan: wanted.plan,
         limits: None,
         disabled: false,
         created_at: wall,
@@ -47,6 +48,12 @@ pub async fn register(call: &Call<'_>) -> Result<Values, Refusal> {
     };
     let account = Account { user, org };
     let session = contract.answers(call.served, Slot::AccessToken).then(|| new_session(call, &account));
+    let refresh = session.as_ref().and_then(|session| call.first_refresh(session.id));
+    let verify = contract.mail.as_ref().filter(|mail| mail.verify_on_register);
+    let code = match verify {
+        Some(_) => mails::compose(call, CodeKind::Verify, &account.user.email)?,
+        None => None,
+    };
     let new = NewAccount {
         user: account.user.clone(),
         org: account.org.clone(),
@@ -54,6 +61,8 @@ pub async fn register(call: &Call<'_>) -> Result<Values, Refusal> {
         username_norm: wanted.username.map(|name| name.norm),
         password_hash,
         session: session.clone(),
+        refresh: refresh.as_ref().and_then(|refresh| call.new_refresh(refresh)),
+        verification: code,
     };
     match call.gateway.store.register(call.realm(), &new).await? {
         Registered::Done => {}
@@ -67,7 +76,7 @@ pub async fn register(call: &Call<'_>) -> Result<Values, Refusal> {
         None => Ok(values),
         Some(session) => {
             let token = call.issue(&account, &session).await?;
-            Ok(values::signed_in(contract, values, &token, &session))
+            Ok(call.with_refresh(values::signed_in(contract, values, &token, &session), refresh.as_ref()))
         }
     }
 }
@@ -94,6 +103,7 @@ struct Wanted {
     password: Secret,
     name: Option<String>,
     org_name: String,
+    plan: String,
 }
 
 /// Reads the body, every complaint about it at once.
@@ -107,10 +117,17 @@ fn read(call: &Call<'_>) -> Result<Wanted, Problem> {
     for missed in password.into_iter().flat_map(|text| password::missed(&call.live.site.contract.password, text)) {
         wrong.push(input.error(Field::Password, missed.to_string()));
     }
+    if let Some(confirmed) = keep(&mut wrong, input.text(Field::PasswordConfirm)).flatten()
+        && password.is_some_and(|password| password != confirmed)
+    {
+        wrong.push(input.error(Field::PasswordConfirm, "does not match the password"));
+    }
+    let plan = keep(&mut wrong, plan(call));
     let name = read_name(call, Field::Name, &mut wrong, identity::display_name);
     let org_name = read_name(call, Field::OrgName, &mut wrong, identity::display_name);
-    match (email, password) {
-        (Some(email), Some(password)) if wrong.is_empty() => Ok(Wanted {
+    match (email, password, plan) {
+        (Some(email), Some(password), Some(plan)) if wrong.is_empty() => Ok(Wanted {
+            plan,
             org_name: org_name.or_else(|| name.clone()).unwrap_or_else(|| email.shown.clone()),
             email,
             username,
@@ -118,6 +135,17 @@ fn read(call: &Call<'_>) -> Result<Wanted, Problem> {
             name,
         }),
         _ => Err(Problem::InvalidRequest(wrong)),
+    }
+}
+
+/// The plan to start on: the first, or one that the contract lets clients choose.
+fn plan(call: &Call<'_>) -> Result<String, FieldError> {
+    let plans = &call.live.site.contract.plans;
+    let Some(wanted) = call.input.text(Field::Plan)? else { return Ok(plans[0].name.clone()) };
+    let mut free = plans.iter().enumerate().filter(|(at, plan)| *at == 0 || plan.self_service).map(|(_, plan)| plan);
+    match free.find(|plan| plan.name == wanted) {
+        Some(plan) => Ok(plan.name.clone()),
+        None => Err(call.input.error(Field::Plan, "is not a plan that can be chosen here")),
     }
 }
 

@@ -36,6 +36,17 @@ pub fn signed_in(contract: &Contract, values: Values, token: &IssuedToken, sessi
         .set(Slot::SessionId, contract.ids.session.render(session.id.uuid()))
 }
 
+/// Fills the slots of a session.
+pub fn session(contract: &Contract, session: &Session) -> Values {
+    let device = if session.device.is_null() { Value::Object(serde_json::Map::new()) } else { session.device.clone() };
+    Values::new()
+        .set(Slot::SessionId, contract.ids.session.render(session.id.uuid()))
+        .set(Slot::SessionDevice, device)
+        .set(Slot::SessionAddress, session.address.map(|address| address.to_string()))
+        .set(Slot::SessionLastActiveAt, session.last_active_at.to_rfc3339())
+        .set(Slot::SessionCreatedAt, session.created_at.to_rfc3339())
+}
+
 /// Fills the slots of an API key; never its secret.
 pub fn api_key(contract: &Contract, key: &ApiKey) -> Values {
     let permissions: Vec<Value> = key.permissions.iter().map(|permission| permission.as_str().into()).collect();
@@ -50,5 +61,6 @@ pub fn api_key(contract: &Contract, key: &ApiKey) -> Values {
         .set(Slot::KeyExpiresAt, key.expires_at.map(Timestamp::to_rfc3339))
         .set(Slot::KeyLastUsedAt, key.last_used_at.map(Timestamp::to_rfc3339))
         .set(Slot::KeyRevokedAt, key.revoked_at.map(Timestamp::to_rfc3339))
+        .set(Slot::KeyServerId, key.attributes.get("server_id").map(String::as_str))
         .set(Slot::KeyAttributes, attributes)
 }

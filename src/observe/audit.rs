@@ -76,6 +76,16 @@ pub enum Act<'a> {
     SignedIn { user: UserId, org: OrgId, session: SessionId },
     /// A sign-in failed; the account, where there is one.
     SignInFailed { user: Option<UserId>, reason: SignInFailure },
+    /// A password was changed by its owner.
+    PasswordChanged { user: UserId },
+    /// A password was set anew by a mailed token.
+    PasswordReset { user: UserId },
+    /// An address was proven.
+    EmailVerified { user: UserId },
+    /// A mail with a token was asked for.
+    MailAsked { user: UserId, kind: &'a str },
+    /// A refresh token was used again after its time: the session was ended.
+    RefreshReused { user: UserId, session: SessionId },
     /// A session was ended by its user or by the operator.
     SessionEnded { user: UserId, session: SessionId },
     /// Several sessions of a user were.
@@ -116,6 +126,11 @@ impl Act<'_> {
                 let id = id.map_or(Value::Null, |id| id.to_text().into());
                 ("sign_in_failed", vec![("user", id), ("reason", reason.name().into())])
             }
+            Self::PasswordChanged { user: id } => ("password_changed", vec![user(id)]),
+            Self::PasswordReset { user: id } => ("password_reset", vec![user(id)]),
+            Self::EmailVerified { user: id } => ("email_verified", vec![user(id)]),
+            Self::MailAsked { user: id, kind } => ("mail_asked", vec![user(id), ("mail", (*kind).into())]),
+            Self::RefreshReused { user: id, session: ended } => ("refresh_reused", vec![user(id), session(ended)]),
             Self::SessionEnded { user: id, session: ended } => ("session_ended", vec![user(id), session(ended)]),
             Self::SessionsEnded { user: id, count } => ("sessions_ended", vec![user(id), ("count", (*count).into())]),
             Self::KeyCreated { org: of, key: id } => ("key_created", vec![org(of), key(id)]),

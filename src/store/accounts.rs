@@ -2,16 +2,19 @@
 
 use crate::model::account::{Account, Organization, User};
 use crate::model::change::Changed;
-use crate::model::id::UserId;
+use crate::model::id::{OrgId, UserId};
 use crate::model::secret::Secret;
 use crate::model::session::Session;
 use crate::model::time::Timestamp;
 use crate::observe::metrics::labels::StoreOperation;
 
+use super::codes::NewCode;
 use super::error::storable;
+use super::passwords::PasswordVersion;
 use super::pool::{Step, changing, reading, writing};
 use super::rows::{Stored, org_columns, user_columns, windows_to_text};
-use super::{Pool, Store, StoreError, changes, pool, sessions};
+use super::sessions::NewRefresh;
+use super::{Pool, Store, StoreError, changes, codes, pool, sessions};
 
 /// What [`Store::register`] keeps, all of it or nothing.
 #[derive(Clone, Debug)]
@@ -28,6 +31,10 @@ pub struct NewAccount {
     pub password_hash: Secret,
     /// A session started at once, where registering signs in.
     pub session: Option<Session>,
+    /// That session's refresh token.
+    pub refresh: Option<NewRefresh>,
+    /// The code by which the address is proven, and the mail that carries it.
+    pub verification: Option<NewCode>,
 }
 
 /// What became of a registration.
@@ -48,10 +55,12 @@ pub struct Credentials {
     pub account: Account,
     /// The password's hash, in PHC form.
     pub password_hash: Secret,
+    /// Which password that is, whatever its hash: for the session that it starts.
+    pub password_version: PasswordVersion,
 }
 
 pub(super) const BY_NAME: &str = concat!(
-    "SELECT u.password_hash AS password_hash, ",
+    "SELECT u.password_hash AS password_hash, u.password_version AS password_version, ",
     user_columns!(),
     ", ",
     org_columns!(),
@@ -81,7 +90,8 @@ const ADD_NAME: &str =
 const NAME_TAKEN: &str = "SELECT COUNT(*) FROM sign_in_names WHERE realm = $1 AND name = $2 AND user_id <> $3";
 
 impl Store {
-    /// Keeps a new account with its organization and, if it has one, its first session. Of several registrations
+    /// Keeps a new account with its organization and, if it has them, its first session and the code that proves its
+    /// address. Of several registrations
     /// for one name at the same moment exactly one is kept.
     pub async fn register(&self, realm: &str, new: &NewAccount) -> Result<Registered, StoreError> {
         let NewAccount { user, org, .. } = new;
@@ -141,7 +151,10 @@ impl Store {
             }
             if free {
                 if let Some(session) = &new.session {
-                    sessions::insert!(tx, realm, session);
+                    sessions::insert!(tx, realm, session, new.refresh.as_ref());
+                }
+                if let Some(code) = &new.verification {
+                    codes::insert!(tx, realm, user.id, code, user.created_at);
                 }
                 Step::Keep(Registered::Done)
             } else {
@@ -175,28 +188,33 @@ impl Store {
         Ok(found.map(|stored| stored.0))
     }
 
-    /// Replaces a password's hash if it is still `expected`. False: it was changed meanwhile (or nobody is there).
-    pub async fn set_password_hash(
+    /// Sets the names of a user and of their organization; `None` leaves one as it is. False: there is no such user.
+    pub async fn update_profile(
         &self,
         realm: &str,
         user: UserId,
-        expected: &Secret,
-        new: &Secret,
+        name: Option<&str>,
+        org_name: Option<&str>,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        const SET: &str = "UPDATE users SET password_hash = $4, updated_at = $5 \
-            WHERE realm = $1 AND id = $2 AND password_hash = $3";
-        changing!(self, SetPasswordHash, realm, now, |tx| {
-            let set = sqlx::query(SET)
-                .bind(realm)
-                .bind(user.to_text())
-                .bind(expected.expose())
-                .bind(new.expose())
-                .bind(now.millis())
-                .execute(tx)
-                .await?;
-            let set = set.rows_affected() == 1;
-            (set, if set { vec![Changed::User(user)] } else { vec![] })
+        const SET: &str = "UPDATE users SET name = COALESCE($3, name), updated_at = $4 \
+            WHERE realm = $1 AND id = $2 RETURNING org_id";
+        const SET_ORG: &str = "UPDATE orgs SET name = $3, updated_at = $4 WHERE realm = $1 AND id = $2";
+        storable("name", name.unwrap_or_default())?;
+        storable("organization name", org_name.unwrap_or_default())?;
+        changing!(self, UpdateProfile, realm, now, |tx| {
+            let set = sqlx::query_scalar(SET).bind(realm).bind(user.to_text()).bind(name).bind(now.millis());
+            let org: Option<String> = set.fetch_optional(&mut *tx).await?;
+            match (org, org_name) {
+                (None, _) => (false, vec![]),
+                (Some(_), None) => (true, vec![Changed::User(user)]),
+                (Some(org), Some(org_name)) => {
+                    let id = OrgId::from_text(&org).ok_or_else(|| StoreError::corrupt("column org_id in users"))?;
+                    let set = sqlx::query(SET_ORG).bind(realm).bind(org).bind(org_name).bind(now.millis());
+                    set.execute(&mut *tx).await?;
+                    (true, vec![Changed::User(user), Changed::Org(id)])
+                }
+            }
         })
     }
 }
@@ -204,9 +222,8 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
-    use super::super::tests::{Bench, REALM, T0, account, named, new_user_id, on_both, session};
+    use super::super::tests::{Bench, REALM, T0, account, named, on_both, session};
     use super::super::{Page, UserFilter};
     use super::*;
 
@@ -216,7 +233,6 @@ mod tests {
         a_refused_registration_leaves_nothing_behind,
         nobody_signs_in_with_what_is_anothers_name,
         registrations_that_want_each_others_names_do_not_deadlock,
-        a_password_is_changed_by_exactly_one_of_those_who_saw_the_old_one,
         a_nul_is_refused_when_kept_and_finds_nobody_when_looked_up,
     );
 
@@ -302,33 +318,6 @@ mod tests {
             let outcomes = [one.await.unwrap().unwrap(), two.await.unwrap().unwrap()];
             assert_eq!(outcomes.iter().filter(|outcome| **outcome == Registered::Done).count(), 1, "{outcomes:?}");
         }
-    }
-
-    async fn a_password_is_changed_by_exactly_one_of_those_who_saw_the_old_one(bench: Arc<Bench>) {
-        let new = bench.registered("ann").await;
-        let later = T0.plus(Duration::from_secs(5));
-        let all: Vec<_> = (0..8)
-            .map(|n| {
-                let (store, id, old) = (bench.store.clone(), new.user.id, new.password_hash.clone());
-                let next = Secret::new(format!("$argon2id$new{n}"));
-                tokio::spawn(async move {
-                    store.set_password_hash(REALM, id, &old, &next, later).await.unwrap().then_some(next)
-                })
-            })
-            .collect();
-        let mut winners = Vec::new();
-        for one in all {
-            winners.extend(one.await.unwrap());
-        }
-        let now = bench.store.credentials(REALM, &new.email_norm).await.unwrap().unwrap();
-        assert_eq!(winners.iter().collect::<Vec<_>>(), [&now.password_hash]);
-        assert_eq!(now.account.user.updated_at, later);
-
-        let other = Secret::new("$argon2id$x".into());
-        assert!(!bench.store.set_password_hash(REALM, new.user.id, &other, &other, later).await.unwrap());
-        assert!(!bench.store.set_password_hash("other", new.user.id, &now.password_hash, &other, later).await.unwrap());
-        assert!(!bench.store.set_password_hash(REALM, new_user_id(), &other, &other, later).await.unwrap());
-        assert_eq!(bench.store.change_head().await.unwrap(), 1, "only the one that was made is announced");
     }
 
     async fn a_nul_is_refused_when_kept_and_finds_nobody_when_looked_up(bench: Arc<Bench>) {

@@ -54,7 +54,7 @@ macro_rules! insert {
             .bind($key.id.to_text())
             .bind($key.org_id.to_text())
             .bind($key.user_id.to_text())
-            .bind(hash_to_text($hash))
+            .bind(hash_to_text(&$hash.0))
             .bind(&$key.name)
             .bind(&$key.description)
             .bind(permissions_to_text(&$key.permissions))
@@ -115,7 +115,7 @@ impl Store {
     /// The key whose text has this hash, live or not.
     pub async fn key_by_hash(&self, realm: &str, hash: &KeyHash) -> Result<Option<ApiKey>, StoreError> {
         let found: Option<Stored<ApiKey>> = reading!(self, KeyByHash, |conn| {
-            Ok(sqlx::query_as(BY_HASH).bind(realm).bind(hash_to_text(hash)).fetch_optional(conn).await?)
+            Ok(sqlx::query_as(BY_HASH).bind(realm).bind(hash_to_text(&hash.0)).fetch_optional(conn).await?)
         })?;
         Ok(found.map(|stored| stored.0))
     }

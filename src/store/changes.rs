@@ -58,6 +58,12 @@ macro_rules! append {
 
 pub(super) use append;
 
+pub(super) const CODES: &str = "DELETE FROM codes WHERE (realm, user_id, kind) IN \
+    (SELECT realm, user_id, kind FROM codes WHERE ends_at < $1 ORDER BY ends_at LIMIT $2)";
+
+pub(super) const MAILS: &str = "DELETE FROM mails WHERE (realm, id) IN \
+    (SELECT realm, id FROM mails WHERE done_at IS NOT NULL AND done_at < $1 ORDER BY done_at LIMIT $2)";
+
 /// What a purge removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Purged {
@@ -65,6 +71,10 @@ pub struct Purged {
     pub changes: u64,
     /// Sessions that ended long ago.
     pub sessions: u64,
+    /// Codes that ended long ago without being used.
+    pub codes: u64,
+    /// Mails that were sent, or given up, long ago.
+    pub mails: u64,
 }
 
 impl Store {
@@ -100,16 +110,22 @@ impl Store {
             .collect()
     }
 
-    /// Removes changes made, and sessions ended, before `before`. Works in short transactions, and may leave a
-    /// rest to the next call.
+    /// Removes changes made, sessions and codes ended, and mails settled before `before`. Works in short
+    /// transactions, and may leave a rest to the next call.
     pub async fn purge(&self, before: Timestamp) -> Result<Purged, StoreError> {
         let mut purged = Purged::default();
         for _ in 0..BATCHES {
-            let changes = self.purge_changes(before).await?;
-            let sessions = self.purge_sessions(before).await?;
-            purged.changes += changes;
-            purged.sessions += sessions;
-            if changes + sessions == 0 {
+            let batch = Purged {
+                changes: self.purge_changes(before).await?,
+                sessions: self.purge_rows(&[EXPIRED, REVOKED], before).await?,
+                codes: self.purge_rows(&[CODES], before).await?,
+                mails: self.purge_rows(&[MAILS], before).await?,
+            };
+            purged.changes += batch.changes;
+            purged.sessions += batch.sessions;
+            purged.codes += batch.codes;
+            purged.mails += batch.mails;
+            if batch == Purged::default() {
                 break;
             }
         }
@@ -130,11 +146,11 @@ impl Store {
         })
     }
 
-    async fn purge_sessions(&self, before: Timestamp) -> Result<u64, StoreError> {
+    async fn purge_rows(&self, statements: &[&'static str], before: Timestamp) -> Result<u64, StoreError> {
         writing!(self, Purge, |tx| {
             let mut gone = 0;
-            for sql in [EXPIRED, REVOKED] {
-                gone += sqlx::query(sql).bind(before.millis()).bind(BATCH).execute(&mut *tx).await?.rows_affected();
+            for sql in statements {
+                gone += sqlx::query(*sql).bind(before.millis()).bind(BATCH).execute(&mut *tx).await?.rows_affected();
             }
             Step::Keep(gone)
         })
@@ -166,7 +182,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::tests::{Bench, REALM, T0, account, key, on_both, session};
-    use super::super::{Revoked, Rotated};
+    use super::super::{Revoked, Rotated, Terms};
     use super::*;
     use crate::model::secret::Secret;
 
@@ -183,7 +199,7 @@ mod tests {
         ann.session = Some(session(&ann, T0));
         store.register(REALM, &ann).await.unwrap();
         let one = session(&ann, T0);
-        store.start_session(REALM, &one).await.unwrap();
+        store.start_session(REALM, &one, &Terms::default()).await.unwrap();
         store.refresh_session(REALM, one.id, T0).await.unwrap();
         let ((old, hash), (next, next_hash)) = (key(&ann, T0), key(&ann, T0));
         store.create_key(REALM, &old, &hash, 9).await.unwrap();
@@ -250,7 +266,7 @@ mod tests {
             let store = if writer % 2 == 0 { bench.store.clone() } else { elsewhere.clone() };
             let sessions: Vec<_> = (0..EACH).map(|_| session(&ann, T0)).collect();
             for one in &sessions {
-                store.start_session(REALM, one).await.unwrap();
+                store.start_session(REALM, one, &Terms::default()).await.unwrap();
             }
             writers.push(tokio::spawn(async move {
                 for one in &sessions {
@@ -307,7 +323,7 @@ mod tests {
         let (live, mut expired, revoked) = (session(&ann, T0), session(&ann, T0), session(&ann, T0));
         expired.ends_at = at(5);
         for one in [&live, &expired, &revoked] {
-            bench.store.start_session(REALM, one).await.unwrap();
+            bench.store.start_session(REALM, one, &Terms::default()).await.unwrap();
         }
         bench.store.end_session(REALM, revoked.id, at(6)).await.unwrap();
         // A change that a clock running ahead dated before others: the rest of the feed must have no gap.
@@ -315,7 +331,7 @@ mod tests {
         bench.store.set_plan(REALM, ann.org.id, "free", at(7)).await.unwrap();
 
         assert_eq!(bench.store.purge(at(5)).await.unwrap(), Purged::default());
-        assert_eq!(bench.store.purge(at(20)).await.unwrap(), Purged { changes: 1, sessions: 2 });
+        assert_eq!(bench.store.purge(at(20)).await.unwrap(), Purged { changes: 1, sessions: 2, ..Purged::default() });
         assert!(bench.store.session(REALM, live.id).await.unwrap().is_some());
         assert!(bench.store.session(REALM, expired.id).await.unwrap().is_none());
         assert!(bench.store.session(REALM, revoked.id).await.unwrap().is_none());

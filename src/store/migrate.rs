@@ -17,8 +17,14 @@ pub(super) struct Migration {
 }
 
 /// Every step, in order.
-pub(super) const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, name: "accounts", sql: include_str!("migrations/0001_accounts.sql") }];
+pub(super) const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, name: "accounts", sql: include_str!("migrations/0001_accounts.sql") },
+    Migration {
+        version: 2,
+        name: "refresh, codes, mails",
+        sql: include_str!("migrations/0002_refresh_codes_mails.sql"),
+    },
+];
 
 /// The newest version that this binary knows.
 pub(super) const NEWEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
@@ -63,10 +69,11 @@ macro_rules! run {
 
 pub(super) use run;
 
-/// A step's text for one database: PostgreSQL's text columns compare bytes, as SQLite's do by default.
+/// A step's text for one database: PostgreSQL's text columns compare bytes, as SQLite's do by default, and its
+/// bytes go by another name.
 pub(super) fn text_for(database: &str, sql: &str) -> String {
     match database {
-        "Postgres" => sql.replace(" TEXT", " TEXT COLLATE \"C\""),
+        "Postgres" => sql.replace(" TEXT", " TEXT COLLATE \"C\"").replace(" BLOB", " BYTEA"),
         _ => sql.to_owned(),
     }
 }

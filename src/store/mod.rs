@@ -7,18 +7,23 @@
 //! SQL is written once for both databases; `pool.rs` has the three ways to run it and what bounds them. Whatever
 //! other processes may have cached is announced in the change feed ([`changes`]) by the same transaction.
 //!
-//! Called by `credential`, `native`, the operator's interfaces and the task that follows the feed.
+//! Called by `credential`, `native`, the operator's interfaces, the task that follows the feed and the one that
+//! sends mails.
 //! To add a fact: a step in `migrate.rs`, its columns in `rows.rs`, its methods in a file of its own.
 
 pub mod accounts;
 pub mod api_keys;
 pub mod changes;
+pub mod codes;
 mod connect;
 pub mod error;
+pub mod mails;
 mod meter;
 mod migrate;
 pub mod operator;
+pub mod passwords;
 mod pool;
+pub mod refresh;
 mod rows;
 pub mod sessions;
 #[cfg(test)]
@@ -35,8 +40,13 @@ use crate::observe::metrics::labels::StoreOperation;
 pub use self::accounts::{Credentials, NewAccount, Registered};
 pub use self::api_keys::{Created, Revoked, Rotated};
 pub use self::changes::Purged;
+pub use self::codes::{NewCode, Requested};
 pub use self::error::StoreError;
+pub use self::mails::QueuedMail;
 pub use self::operator::UserFilter;
+pub use self::passwords::PasswordVersion;
+pub use self::refresh::{RefreshExchange, Refreshed};
+pub use self::sessions::{NewRefresh, Started, Terms};
 
 use self::meter::Meter;
 use self::pool::{Pool, reading};

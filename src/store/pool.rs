@@ -95,8 +95,8 @@ macro_rules! writing {
     }};
 }
 
-/// Runs a body in a transaction that changes what other processes may have cached. Its value is `(answer,
-/// Vec<Changed>)`: the changes go into the feed in the same transaction; with none of them everything is rolled back.
+/// Runs a body in a transaction that may change what other processes have cached. Its value is `(answer,
+/// Vec<Changed>)`: the changes go into the feed in the same transaction. What it wrote is kept in either case.
 ///
 /// On PostgreSQL the feed's row is locked first, as SQLite locks the file: such writes follow one another, so
 /// that no two of them can wait for each other's rows in opposite order.
@@ -122,12 +122,10 @@ macro_rules! changing {
             let mut transaction = sqlx::Connection::begin_with(lease.connection(), $begin).await?;
             let $tx = &mut *transaction;
             let (value, changed): (_, Vec<Changed>) = $body;
-            if changed.is_empty() {
-                transaction.rollback().await?;
-            } else {
+            if !changed.is_empty() {
                 changes::append!($db, &mut *transaction, $realm, &changed, $now);
-                transaction.commit().await?;
             }
+            transaction.commit().await?;
             Ok(value)
         })
         .await;

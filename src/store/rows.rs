@@ -9,14 +9,17 @@ use sqlx::{ColumnIndex, Database, Decode, FromRow, Row, Type};
 
 use crate::model::access::{Permission, Permissions};
 use crate::model::account::{Account, Organization, User};
-use crate::model::api_key::{ApiKey, KeyHash};
-use crate::model::id::{KeyId, OrgId, SessionId, UserId};
+use crate::model::api_key::ApiKey;
+use crate::model::id::{KeyId, MailId, OrgId, SessionId, UserId};
 use crate::model::secret::Secret;
 use crate::model::session::Session;
 use crate::model::time::Timestamp;
 use crate::model::window::Window;
 
 use super::accounts::Credentials;
+use super::mails::QueuedMail;
+use super::passwords::PasswordVersion;
+use super::refresh::Exchanged;
 
 /// The columns of an organization, under the names that [`Stored<Organization>`] reads.
 macro_rules! org_columns {
@@ -89,8 +92,11 @@ impl<'r, R: Columns<'r>> FromRow<'r, R> for Stored<Account> {
 
 impl<'r, R: Columns<'r>> FromRow<'r, R> for Stored<Credentials> {
     fn from_row(row: &'r R) -> sqlx::Result<Self> {
-        let password_hash = Secret::new(row.text("password_hash")?);
-        Ok(Self(Credentials { account: Stored::from_row(row)?.0, password_hash }))
+        Ok(Self(Credentials {
+            account: Stored::from_row(row)?.0,
+            password_hash: Secret::new(row.text("password_hash")?),
+            password_version: PasswordVersion::numbered(row.number("password_version")?),
+        }))
     }
 }
 
@@ -106,6 +112,24 @@ impl<'r, R: Columns<'r>> FromRow<'r, R> for Stored<Session> {
             revoked_at: row.some_time("revoked_at")?,
             address: row.read_some("address", |text| text.parse().ok())?,
             device: row.read_some("device", |text| serde_json::from_str(text).ok())?.unwrap_or_default(),
+        }))
+    }
+}
+
+impl<'r, R: Columns<'r>> FromRow<'r, R> for Stored<Exchanged> {
+    fn from_row(row: &'r R) -> sqlx::Result<Self> {
+        let rotated_at = row.some_time("rotated_at")?;
+        Ok(Self(Exchanged { session: Stored::from_row(row)?.0, rotated_at }))
+    }
+}
+
+impl<'r, R: Columns<'r>> FromRow<'r, R> for Stored<QueuedMail> {
+    fn from_row(row: &'r R) -> sqlx::Result<Self> {
+        Ok(Self(QueuedMail {
+            realm: row.text("realm")?,
+            id: row.read("id", MailId::from_text)?,
+            sealed: row.bytes("sealed")?,
+            attempts: u32::try_from(row.number("attempts")?).map_err(|_| unreadable("attempts"))?,
         }))
     }
 }
@@ -133,6 +157,7 @@ impl<'r, R: Columns<'r>> FromRow<'r, R> for Stored<ApiKey> {
 pub(super) trait Columns<'r>: Row {
     fn text(&'r self, column: &'static str) -> sqlx::Result<String>;
     fn some_text(&'r self, column: &'static str) -> sqlx::Result<Option<String>>;
+    fn bytes(&'r self, column: &'static str) -> sqlx::Result<Vec<u8>>;
     fn number(&'r self, column: &'static str) -> sqlx::Result<i64>;
     fn some_number(&'r self, column: &'static str) -> sqlx::Result<Option<i64>>;
 
@@ -161,6 +186,7 @@ impl<'r, DB: Database, R: Row<Database = DB>> Columns<'r> for R
 where
     &'static str: ColumnIndex<R>,
     String: Decode<'r, DB> + Type<DB>,
+    Vec<u8>: Decode<'r, DB> + Type<DB>,
     i64: Decode<'r, DB> + Type<DB>,
 {
     fn text(&'r self, column: &'static str) -> sqlx::Result<String> {
@@ -168,6 +194,10 @@ where
     }
 
     fn some_text(&'r self, column: &'static str) -> sqlx::Result<Option<String>> {
+        self.try_get(column)
+    }
+
+    fn bytes(&'r self, column: &'static str) -> sqlx::Result<Vec<u8>> {
         self.try_get(column)
     }
 
@@ -206,9 +236,9 @@ fn permissions_from_text(text: &str) -> Option<Permissions> {
     list.map(Permissions::new)
 }
 
-/// A key's hash as it is kept: 64 hexadecimal digits.
-pub(super) fn hash_to_text(hash: &KeyHash) -> String {
-    hash.0.iter().fold(String::with_capacity(64), |mut text, byte| {
+/// A hash as it is kept: 64 hexadecimal digits.
+pub(super) fn hash_to_text(hash: &[u8; 32]) -> String {
+    hash.iter().fold(String::with_capacity(64), |mut text, byte| {
         for nibble in [byte >> 4, byte & 15] {
             text.push(char::from(b"0123456789abcdef"[usize::from(nibble)]));
         }
@@ -238,7 +268,7 @@ mod tests {
         let mut hash = [0; 32];
         hash[0] = 0xa5;
         hash[31] = 0x0f;
-        let text = hash_to_text(&KeyHash(hash));
+        let text = hash_to_text(&hash);
         assert!(text.len() == 64 && text.starts_with("a500") && text.ends_with("000f"));
     }
 }

@@ -37,6 +37,7 @@ pub struct Setup {
     top: String,
     routes: String,
     keys: String,
+    product: &'static str,
 }
 
 impl Default for Setup {
@@ -48,6 +49,7 @@ impl Default for Setup {
             top: String::new(),
             routes: "[[site.route]]\nmatch = \"* /api/v1/{*rest}\"\nupstream = \"app\"\n".to_owned(),
             keys: String::new(),
+            product: "vantage",
         }
     }
 }
@@ -98,6 +100,16 @@ impl Setup {
         self
     }
 
+    /// Another product than vantage, forwarding everything that is not its own.
+    pub fn product(mut self, product: &'static str) -> Self {
+        self.product = product;
+        self.routes = "[[site.route]]\nmatch = \"* /{*rest}\"\nupstream = \"app\"\n".to_owned();
+        if product == "langgraph" {
+            self.site.push_str("[site.mail]\nproduct = \"LangGraph\"\nfrom = \"no-reply@example.com\"\n");
+        }
+        self
+    }
+
     /// Starts it; `None` (and a line that says so) where the database is not there.
     pub async fn start(self) -> Option<Gate> {
         let directory = tempfile::tempdir().expect("a temporary folder");
@@ -122,7 +134,18 @@ impl Setup {
     }
 
     fn toml(&self, directory: &Path, url: &str, backend: &Backend) -> String {
-        let Self { site, top, routes, keys, .. } = self;
+        let Self { site, top, routes, keys, product, .. } = self;
+        let signer = match *product {
+            "langgraph" => format!(
+                r#"{{ kid = "one", algorithm = "RS256", secret_file = "{}/rs256.pem", generate = true }}"#,
+                directory.display()
+            ),
+            _ => format!(r#"{{ kid = "one", algorithm = "HS256", secret = "{TOKEN_SECRET}" }}"#),
+        };
+        let mail = match *product {
+            "langgraph" => format!("[mail]\ntransport = \"outbox\"\noutbox = \"{}/outbox\"\n", directory.display()),
+            _ => String::new(),
+        };
         let (directory, backend) = (directory.display(), backend.url());
         format!(
             r#"
@@ -139,14 +162,15 @@ url = "{url}"
 [log]
 level = "error"
 access = false
+{mail}
 {top}
 [[site]]
-contract = "vantage"
+contract = "{product}"
 hosts = ["localhost", "127.0.0.1"]
 [site.tokens]
 issuer = "test"
 audience = "test"
-keys = [{{ kid = "one", algorithm = "HS256", secret = "{TOKEN_SECRET}" }}{keys}]
+keys = [{signer}{keys}]
 [site.api_keys]
 pepper = "{PEPPER}"
 [site.upstream.app]

@@ -50,3 +50,30 @@ async fn run_samples(gate: Gate, product: &'static str) {
         assert_eq!(gate.backend.count(), 3, "Python, JavaScript and curl");
     }
 }
+
+/// Plays a product's page on one database.
+async fn page(product: &'static str, transcript: &str, database: Database) {
+    let Some(gate) = Setup::default().product(product).database(database).start().await else { return };
+    transcript::play(&gate.client, transcript).await;
+}
+
+macro_rules! pages {
+    ($($product:literal $sqlite:ident $postgres:ident,)*) => {$(
+        #[tokio::test]
+        async fn $sqlite() {
+            page($product, include_str!(concat!("../contracts/", $product, "/page.transcript")), Database::Sqlite).await;
+        }
+
+        #[tokio::test]
+        async fn $postgres() {
+            page($product, include_str!(concat!("../contracts/", $product, "/page.transcript")), Database::Postgres).await;
+        }
+    )*};
+}
+
+pages! {
+    "stackaudit" the_stackaudit_page_is_served_on_sqlite the_stackaudit_page_is_served_on_postgresql,
+    "rag-modulo" the_rag_modulo_page_is_served_on_sqlite the_rag_modulo_page_is_served_on_postgresql,
+    "chatops" the_chatops_page_is_served_on_sqlite the_chatops_page_is_served_on_postgresql,
+    "langgraph" the_langgraph_page_is_served_on_sqlite the_langgraph_page_is_served_on_postgresql,
+}

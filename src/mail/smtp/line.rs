@@ -1,5 +1,6 @@
 //! One connection: made, spoken over, ended; each step within its time, and each answer judged.
 
+use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
 use std::time::Duration;
@@ -154,11 +155,11 @@ fn judge(stage: Stage, recipient: &str, trouble: Trouble) -> Failure {
         let said = match stage {
             // Nothing that came with the content is repeated: it could be the content.
             Stage::Content => "the connection was lost before the server answered".to_owned(),
-            _ => visible(&error.to_string(), recipient),
+            _ => visible(&root(&error).to_string(), recipient),
         };
         return lost(stage, said);
     };
-    let text = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+    let text = error.source().map(ToString::to_string).unwrap_or_default();
     let said = match stage {
         // A filter quotes the link that it dislikes, and a careless server what was sent to sign in.
         Stage::Content | Stage::SignIn => enhanced(&text).unwrap_or_default().to_owned(),
@@ -171,6 +172,11 @@ fn judge(stage: Stage, recipient: &str, trouble: Trouble) -> Failure {
         return Failure { error: DeliveryError::permanent(stage, said), lost: false };
     }
     Failure { error: DeliveryError::temporary(stage, said), lost: is_goodbye(code) }
+}
+
+/// What lies under lettre's "connection error: network error: …".
+fn root<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
+    error.source().map_or(error, root)
 }
 
 /// 421: the server closes the connection, whatever was asked (RFC 5321 section 3.8).

@@ -3,8 +3,9 @@
 //! SMTP goes by turns (no PIPELINING here). Whoever sits on the wire can append answers of their own to the one to
 //! STARTTLS; a client that reads ahead would find them after the handshake, and believe them to have come through it
 //! (RFC 3207 section 6; CVE-2011-0411 and its kin). So this hands out one line at a time, and refuses to write while
-//! something that was read has not been asked for. Once a TLS record is written the stream is TLS's own, which has
-//! turns of its own kind.
+//! something that was read has not been asked for. It also ends an answer that does not end: lettre reads a line
+//! whole, however long it is. Once a TLS record is written the stream is TLS's own, which has turns of its own kind,
+//! and at whose other end is the server that the operator chose.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,6 +18,8 @@ use tokio::net::TcpStream;
 
 /// The first byte of a TLS handshake record (RFC 8446 section 5.1); no command begins with it.
 const HANDSHAKE: u8 = 22;
+/// No answer is longer, with all its lines.
+const LONGEST_ANSWER: usize = 16 * 1024;
 
 /// The stream; everything but bytes passes through.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub(super) struct Lockstep {
     /// Read and not handed out yet: `ahead[at..]`.
     ahead: Vec<u8>,
     at: usize,
+    /// Handed out since the last time we spoke.
+    heard: usize,
     /// TLS has begun.
     open: bool,
 }
@@ -33,7 +38,7 @@ impl Lockstep {
     pub fn new(stream: TcpStream) -> Self {
         // Short turns: waiting to fill a segment only costs time. Without it everything still works.
         let _slower = stream.set_nodelay(true);
-        Self { stream, ahead: Vec::new(), at: 0, open: false }
+        Self { stream, ahead: Vec::new(), at: 0, heard: 0, open: false }
     }
 
     fn has_unasked(&self) -> bool {
@@ -55,11 +60,15 @@ impl AsyncRead for Lockstep {
             this.ahead.extend_from_slice(fresh.filled());
             this.at = 0;
         }
+        if this.heard >= LONGEST_ANSWER {
+            return Poll::Ready(Err(invalid("the server's answer does not end")));
+        }
         let rest = &this.ahead[this.at..];
         let line = rest.iter().position(|byte| *byte == b'\n').map_or(rest.len(), |end| end + 1);
         let given = line.min(into.remaining());
         into.put_slice(&rest[..given]);
         this.at += given;
+        this.heard += given;
         Poll::Ready(Ok(()))
     }
 }
@@ -69,9 +78,9 @@ impl AsyncWrite for Lockstep {
         let this = self.get_mut();
         if !this.open {
             if this.has_unasked() {
-                let error = io::Error::new(io::ErrorKind::InvalidData, "the server answered before it was asked");
-                return Poll::Ready(Err(error));
+                return Poll::Ready(Err(invalid("the server answered before it was asked")));
             }
+            this.heard = 0;
             this.open = bytes.first() == Some(&HANDSHAKE);
         }
         Pin::new(&mut this.stream).poll_write(cx, bytes)
@@ -84,6 +93,10 @@ impl AsyncWrite for Lockstep {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
+}
+
+fn invalid(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 impl AsyncTokioStream for Lockstep {

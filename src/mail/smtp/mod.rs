@@ -22,7 +22,7 @@ use rustls::pki_types::{CertificateDer, DnsName, ServerName};
 use tokio::time::Instant;
 
 use super::message::Letter;
-use super::{DeliveryError, MailError, SmtpSettings, Tls};
+use super::{DeliveryError, MailError, SmtpSettings, Stage, Tls};
 use line::Line;
 
 /// How long an unused connection is believed to be there still.
@@ -32,9 +32,9 @@ const MAILS_PER_LINE: u32 = 50;
 /// How many times one step's time the server has for its answer to a whole mail: giving up early sends it twice
 /// (RFC 5321 section 4.5.3.2.6 asks for ten minutes; with the usual 30 seconds this is half of that).
 const ANSWER_STEPS: u32 = 10;
-/// One send at most: NOOP and three steps on a kept connection; TCP and TLS, greeting and EHLO, STARTTLS, AUTH and three
-/// steps on a new one; the mail; QUIT.
-const STEPS: u32 = 4 + 7 + ANSWER_STEPS + 1;
+/// One send at most: NOOP and MAIL on a kept connection; TCP and TLS, greeting and EHLO, STARTTLS, AUTH, MAIL, RCPT, DATA
+/// on a new one; the mail; QUIT; and one for the turn.
+const STEPS: u32 = 2 + 7 + ANSWER_STEPS + 2;
 
 /// The server and the connections to it.
 pub(super) struct Smtp {
@@ -109,8 +109,9 @@ impl Smtp {
     pub async fn send(&self, letter: &Letter) -> Result<(), DeliveryError> {
         if let Some((mut line, mails)) = self.reuse().await {
             match self.transact(&mut line, letter).await {
-                // The server let go of the connection just as we took it up again: not its last word.
-                Err(Failure { lost: true, .. }) => {}
+                // The server let go of the connection just as we took it up again: not its last word. Later than this the
+                // mail may be on its way; then it is the queue that tries again, with its pause.
+                Err(Failure { lost: true, error }) if error.stage() == Stage::Sender => {}
                 done => return self.settle(line, mails + 1, done).await,
             }
         }

@@ -109,6 +109,24 @@ labels! {
         Organization = "organization",
         /// Replace a password hash.
         SetPasswordHash = "set_password_hash",
+        /// Change a password by the old one.
+        ChangePassword = "change_password",
+        /// Set a new password by a mailed code.
+        ResetPassword = "reset_password",
+        /// Keep a code, and the mail that carries it.
+        RequestCode = "request_code",
+        /// Find whose a code is.
+        Code = "code",
+        /// Prove an address by a mailed code.
+        VerifyEmail = "verify_email",
+        /// Change names.
+        UpdateProfile = "update_profile",
+        /// Take a mail that is due.
+        ClaimMail = "claim_mail",
+        /// Note how sending a mail ended.
+        SettleMail = "settle_mail",
+        /// Count mails that wait.
+        MailWaiting = "mail_waiting",
         /// Start a session.
         StartSession = "start_session",
         /// Read a session.
@@ -117,6 +135,12 @@ labels! {
         Sessions = "sessions",
         /// Renew a session.
         RefreshSession = "refresh_session",
+        /// Note when sessions were last used.
+        TouchSessions = "touch_sessions",
+        /// Replace a refresh token.
+        RotateRefresh = "rotate_refresh",
+        /// Use a refresh token that stays.
+        CheckRefresh = "check_refresh",
         /// End one session.
         EndSession = "end_session",
         /// End a user's sessions.

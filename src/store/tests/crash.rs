@@ -108,7 +108,7 @@ async fn write_without_end(store: Store) {
         println!("ack account {}", new.email_norm);
         let (key, hash) = key(&new, T0);
         assert_eq!(store.create_key(REALM, &key, &hash, 9).await.unwrap(), Created::Done);
-        println!("ack key {}", super::super::rows::hash_to_text(&hash));
+        println!("ack key {}", super::super::rows::hash_to_text(&hash.0));
         assert!(store.end_session(REALM, first.id, T0).await.unwrap());
         println!("ack ended {}", first.id.to_text());
     }

@@ -4,10 +4,15 @@
 //! when it is over. Without the variable those claims say that they were skipped.
 
 mod api_keys;
+mod codes;
 mod crash;
 mod faults;
+mod mails;
 mod opening;
+mod passwords;
 mod plans;
+mod refresh;
+mod sessions;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -18,14 +23,16 @@ use sqlx::Connection;
 use crate::model::access::{Permission, Permissions};
 use crate::model::account::{Organization, User};
 use crate::model::api_key::{ApiKey, KeyHash};
+use crate::model::code::{CodeHash, CodeKind};
 use crate::model::entropy::{Entropy, SystemEntropy};
-use crate::model::id::{KeyId, OrgId, SessionId, UserId};
+use crate::model::id::{KeyId, MailId, OrgId, SessionId, UserId};
+use crate::model::mail::SealedMail;
 use crate::model::secret::Secret;
 use crate::model::session::Session;
 use crate::model::time::{SystemClock, Timestamp};
 use crate::observe::metrics::Metrics;
 
-use super::{NewAccount, Registered, Settings, Store, StoreError};
+use super::{NewAccount, NewCode, Registered, Settings, Store, StoreError};
 
 /// When claims play.
 pub(super) const T0: Timestamp = Timestamp::from_secs(1_800_000_000);
@@ -192,6 +199,8 @@ pub(super) fn account(name: &str) -> NewAccount {
         username_norm: None,
         password_hash: Secret::new("$argon2id$1".into()),
         session: None,
+        refresh: None,
+        verification: None,
     }
 }
 
@@ -219,8 +228,6 @@ pub(super) fn session(of: &NewAccount, at: Timestamp) -> Session {
 
 /// A key of that account, made at `at`, with its hash.
 pub(super) fn key(of: &NewAccount, at: Timestamp) -> (ApiKey, KeyHash) {
-    let mut hash = [0; 32];
-    SystemEntropy.fill(&mut hash);
     let key = ApiKey {
         id: KeyId::new(at, &SystemEntropy),
         org_id: of.org.id,
@@ -235,5 +242,35 @@ pub(super) fn key(of: &NewAccount, at: Timestamp) -> (ApiKey, KeyHash) {
         last_used_at: None,
         replaced_by: None,
     };
-    (key, KeyHash(hash))
+    (key, KeyHash(random()))
+}
+
+/// Bytes that no other call gave.
+pub(super) fn random() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    SystemEntropy.fill(&mut bytes);
+    bytes
+}
+
+/// A code that lives for an hour from `at`, with its mail.
+pub(super) fn code(kind: CodeKind, at: Timestamp) -> NewCode {
+    let mail = SealedMail { id: MailId::new(at, &SystemEntropy), sealed: random().to_vec() };
+    NewCode { kind, hash: CodeHash(random()), ends_at: at.plus(HOUR), mail }
+}
+
+/// Runs `count` tasks at once, in turns on two stores as two nodes would have them: what they answered.
+pub(super) async fn at_once<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+    bench: &Bench,
+    count: usize,
+    task: impl Fn(Store, usize) -> F,
+) -> Vec<T> {
+    let elsewhere = bench.elsewhere().await;
+    let stores = [&bench.store, &elsewhere];
+    let tasks: Vec<_> = (0..count).map(|n| tokio::spawn(task(stores[n % 2].clone(), n))).collect();
+    let mut answers = Vec::new();
+    for task in tasks {
+        answers.push(task.await.unwrap());
+    }
+    elsewhere.close().await;
+    answers
 }

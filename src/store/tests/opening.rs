@@ -6,10 +6,16 @@ use std::time::Duration;
 
 use sqlx::Connection;
 
-use super::super::{Pool, Settings, Store, StoreError, migrate};
-use super::{Bench, REALM, Schema, account, on_both};
+use super::super::{Pool, Requested, Settings, Started, Store, StoreError, Terms, migrate};
+use super::{Bench, REALM, Schema, T0, account, code, on_both};
+use crate::model::code::CodeKind;
+use crate::model::id::SessionId;
 
-on_both!(what_was_kept_is_there_after_opening_again, a_database_of_a_newer_program_is_refused);
+on_both!(
+    what_was_kept_is_there_after_opening_again,
+    what_the_first_program_kept_is_there_after_an_upgrade,
+    a_database_of_a_newer_program_is_refused,
+);
 
 fn settings(url: String) -> Settings {
     Settings { url: url.into(), max_connections: 2, acquire_timeout: Duration::from_secs(5) }
@@ -21,6 +27,48 @@ async fn what_was_kept_is_there_after_opening_again(bench: Arc<Bench>) {
     let again = bench.elsewhere().await;
     assert!(again.credentials(REALM, &ann.email_norm).await.unwrap().is_some());
     again.close().await;
+}
+
+async fn what_the_first_program_kept_is_there_after_an_upgrade(bench: Arc<Bench>) {
+    const BACK: &str = "DROP TABLE mails; DROP TABLE codes; DROP TABLE api_keys; DROP TABLE sessions; \
+        DROP TABLE sign_in_names; DROP TABLE users; DROP TABLE orgs; DROP TABLE feed; DROP TABLE changes; \
+        DELETE FROM schema_versions WHERE version > 1";
+    const KEPT: &str = "INSERT INTO orgs VALUES ('shop', '0a', 'ann & Co', 'pro', NULL, 0, 1, 1); \
+        INSERT INTO users VALUES ('shop', '0b', '0a', 'ann@example.com', NULL, 'ann', 'admin', 0, '$argon2id$1', 0, 1, 1); \
+        INSERT INTO sign_in_names VALUES ('shop', 'ann@example.com', '0b'); \
+        INSERT INTO sessions VALUES ('shop', '0c', '0b', '0a', 1, 1, 9999999999999, NULL, NULL, NULL)";
+    bench.store.close().await;
+    let url = bench.settings.url.expose();
+    let whole = |n: u8| format!("{n:032x}");
+    let kept = ["0a", "0b", "0c"]
+        .iter()
+        .zip([10, 11, 12])
+        .fold(KEPT.to_owned(), |sql, (short, id)| sql.replace(&format!("'{short}'"), &format!("'{}'", whole(id))));
+    let first = migrate::MIGRATIONS[0].sql;
+    if bench.store.backend() == "sqlite" {
+        let mut other = sqlx::SqliteConnection::connect(url).await.unwrap();
+        let sql = [BACK, &migrate::text_for("Sqlite", first), &kept].join(";");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut other).await.unwrap();
+        other.close().await.unwrap();
+    } else {
+        let mut other = sqlx::PgConnection::connect(url).await.unwrap();
+        let sql = [BACK, &migrate::text_for("Postgres", first), &kept].join(";");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut other).await.unwrap();
+        other.close().await.unwrap();
+    }
+
+    let store = bench.elsewhere().await;
+    let ann = store.credentials(REALM, "ann@example.com").await.unwrap().unwrap();
+    let old = SessionId::from_text(&whole(12)).unwrap();
+    assert_eq!(store.sessions(REALM, ann.account.user.id, T0).await.unwrap()[0].id, old);
+    // And what is new works on it.
+    let mut next = store.session(REALM, old).await.unwrap().unwrap();
+    next.id = SessionId::from_text(&whole(13)).unwrap();
+    let terms = Terms { password: Some(ann.password_version), most: Some(1), ..Terms::default() };
+    assert_eq!(store.start_session(REALM, &next, &terms).await.unwrap(), Started::Done(vec![old]));
+    let new = code(CodeKind::Verify, T0);
+    assert_eq!(store.request_code(REALM, ann.account.user.id, &new, 5, T0).await.unwrap(), Requested::Done);
+    store.close().await;
 }
 
 async fn a_database_of_a_newer_program_is_refused(bench: Arc<Bench>) {

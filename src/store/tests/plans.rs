@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sqlx::Connection;
 
-use super::super::{accounts, api_keys, changes, operator, sessions};
+use super::super::{accounts, api_keys, changes, codes, mails, operator, passwords, refresh, sessions};
 use super::{Bench, on_both};
 
 on_both!(no_lookup_reads_a_whole_table);
@@ -16,6 +16,17 @@ const LOOKUPS: &[(&str, &str, &[&str])] = &[
     ("session by id", sessions::BY_ID, &["realm", "id"]),
     ("sessions of a user", sessions::OF_USER, &["realm", "user_id"]),
     ("ending a user's sessions", sessions::END_ALL, &["realm", "user_id"]),
+    ("making room for a session", sessions::MAKE_ROOM, &["realm", "user_id"]),
+    ("holding a user's password", passwords::HOLD, &["realm", "id"]),
+    ("rotating a refresh token", refresh::ROTATE, &["realm", "id"]),
+    ("a refresh token's family", refresh::AFTER_EXCHANGE, &["realm", "id"]),
+    ("using a refresh token", refresh::CHECK, &["realm", "id"]),
+    ("code by hash", codes::BY_HASH, &["realm", "hash"]),
+    ("using up a code", codes::USE_UP, &["realm", "hash"]),
+    ("a user's mails of the last hour", mails::OF_LAST_HOUR, &["realm", "user_id", "queued_at"]),
+    ("mail that is due", mails::DUE, &["next_at"]),
+    ("taking a mail", mails::CLAIM, &["realm", "id"]),
+    ("mails that wait", mails::WAITING, &[]),
     ("key by hash", api_keys::BY_HASH, &["realm", "hash"]),
     ("key by id", api_keys::BY_ID, &["realm", "id"]),
     ("keys of an organization", api_keys::OF_ORG, &["realm", "org_id", "id"]),
@@ -29,10 +40,13 @@ const LOOKUPS: &[(&str, &str, &[&str])] = &[
     ("changes to purge", changes::OLDEST, &[]),
     ("expired sessions to purge", changes::EXPIRED, &["ends_at"]),
     ("revoked sessions to purge", changes::REVOKED, &["revoked_at"]),
+    ("codes to purge", changes::CODES, &["ends_at"]),
+    ("mails to purge", changes::MAILS, &["done_at"]),
 ];
 
 /// Lists whose order must come from the index as well, so that a page does not sort everything before it.
-const PAGES: &[&str] = &["keys of an organization", "users", "users of an organization", "organizations"];
+const PAGES: &[&str] =
+    &["keys of an organization", "users", "users of an organization", "organizations", "mail that is due"];
 
 /// PostgreSQL plans by what the tables hold: enough rows of one realm that reading them all is a bad plan.
 const ROWS: &str = "
@@ -45,7 +59,10 @@ const ROWS: &str = "
     INSERT INTO api_keys SELECT '1', md5('k' || n), md5('o' || (n % 2000 + 1)), md5('u' || (n % 8000 + 1)), md5('h' || n),
         'key', NULL, '', '{}', n, NULL, NULL, NULL, NULL FROM generate_series(1, 20000) n;
     INSERT INTO changes SELECT n, '1', 'key', 'id', n FROM generate_series(1, 20000) n;
-    ANALYZE orgs, users, sign_in_names, sessions, api_keys, changes";
+    INSERT INTO codes SELECT '1', md5('u' || n), 'reset', md5('c' || n), n FROM generate_series(1, 8000) n;
+    INSERT INTO mails SELECT '1', md5('m' || n), md5('u' || (n % 8000 + 1)), n, CASE WHEN n % 20 = 0 THEN '\\x00'::bytea END, -n,
+        1, NULL, CASE WHEN n % 20 > 0 THEN n END FROM generate_series(1, 20000) n;
+    ANALYZE orgs, users, sign_in_names, sessions, api_keys, changes, codes, mails";
 
 async fn no_lookup_reads_a_whole_table(bench: Arc<Bench>) {
     let url = bench.settings.url.expose();
