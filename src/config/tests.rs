@@ -213,9 +213,11 @@ fn a_site_asks_what_its_contract_asks_unless_it_says_otherwise() {
     let more = "[[site.route]]\nmatch = '* /{*rest}'\n[[site.guard]]\nmatch = 'GET /api/v1/{kind}/{*rest}'\nroles = ['member']\n";
     let loaded = good(&file(more));
     let site = &loaded.snapshot.sites[0];
-    let guard = |method: &str, path: &str| match site.guard_paths[0].find_any_spelling(&method.parse().unwrap(), path) {
-        Find::Hit { index, .. } => site.guards.get(index).map(|guard| &guard.requires),
-        _ => None,
+    let guard = |method: &str, path: &str| {
+        site.guard_paths.iter().find_map(|layer| match layer.find_any_spelling(&method.parse().unwrap(), path) {
+            Find::Hit { index, .. } => site.guards.get(index).map(|guard| &guard.requires),
+            _ => None,
+        })
     };
     let own = guard("GET", "/api/v1/posts/7").unwrap();
     assert_eq!((own.roles.map(|roles| roles.iter().count()), own.permissions.len()), (Some(2), 0));
@@ -281,7 +283,9 @@ fn what_must_outlive_a_start_needs_a_pepper() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("own.toml");
     let plain = include_str!("../../config/contracts/rag-modulo.toml");
-    let text = file("").replace("'vantage'", &format!("'{}'", path.display()));
+    // Beside SQLite one would be made; a fleet has to be given one.
+    let text = file("[store]\nurl = 'postgres://db/tollgate'\n");
+    let text = text.replace("'vantage'", &format!("'{}'", path.display()));
     let text = text.lines().filter(|line| !line.contains("pepper")).collect::<Vec<_>>().join("\n");
     std::fs::write(&path, plain).unwrap();
     assert!(!good(&text).snapshot.sites[0].credential.pepper.expose().is_empty(), "drawn, and never asked for");
