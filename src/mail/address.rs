@@ -123,6 +123,10 @@ mod tests {
         // Fits as it is typed, and not in ASCII.
         let label: String = (0..20).filter_map(|n| char::from_u32(0x4e00 + n * 397)).collect();
         assert_eq!(Address::parse(&format!("a@{label}.com")), Err(BadAddress::Domain));
+        let label: String = (0..6).filter_map(|n| char::from_u32(0x4e00 + n * 397)).collect();
+        let domain = format!("{}com", format!("{label}.").repeat(9));
+        assert_eq!(Address::parse(&format!("{}@{domain}", "a".repeat(60))), Err(BadAddress::Domain));
+        assert!(Address::parse(&format!("a@{domain}")).is_ok());
         assert!(Address::parse("a@xn--zzzzzz.com").is_err());
     }
 

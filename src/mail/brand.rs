@@ -98,11 +98,14 @@ pub(super) struct Sender {
 
 impl Sender {
     fn read(key: &'static str, text: &str) -> Result<Self, BadBrand> {
-        Self::parse(text).ok_or_else(|| BadBrand {
-            key,
-            problem: format!("`{}` is not an address", text.escape_debug()),
-            remedy: "write `no-reply@example.com` or `Example <no-reply@example.com>`",
-        })
+        let bad = |problem, remedy| BadBrand { key, problem: format!("`{}` {problem}", text.escape_debug()), remedy };
+        let remedy = "write `no-reply@example.com` or `Example <no-reply@example.com>`";
+        let sender = Self::parse(text).ok_or_else(|| bad("is not an address", remedy))?;
+        // Otherwise no mail at all would go through a server without SMTPUTF8, whoever it is for.
+        if sender.address.needs_utf8() {
+            return Err(bad("cannot be sent from everywhere", "write what stands before the @ in ASCII"));
+        }
+        Ok(sender)
     }
 
     /// Reads `address` or `Name <address>`; the name may hold anything that can be seen, less `<` and `>`.
@@ -209,6 +212,7 @@ mod tests {
             "Vantage <a@x.com\r\nBcc: b@y.com>",
             "Van\0tage <a@x.com>",
             "A <a@x.com>, B <b@y.com>",
+            "jos\u{e9}@x.com",
         ] {
             assert_eq!(complaints(&Settings { from: bad.into(), ..settings() }), ["from"], "{bad:?}");
             assert_eq!(complaints(&Settings { reply_to: Some(bad.into()), ..settings() }), ["reply_to"], "{bad:?}");

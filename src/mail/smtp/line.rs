@@ -75,8 +75,8 @@ impl Smtp {
     pub(super) async fn transact(&self, line: &mut Line, letter: &Letter) -> Result<(), Failure> {
         let connection = &mut line.0;
         let mut options = Vec::new();
-        let addresses: [&str; 2] = [letter.from.as_ref(), letter.to.as_ref()];
-        if !addresses.iter().all(|address| address.is_ascii()) {
+        let about: &str = letter.to.as_ref();
+        if !about.is_ascii() {
             let knows = |extension| connection.server_info().supports_feature(extension);
             if !(knows(Extension::SmtpUtfEight) && knows(Extension::EightBitMime)) {
                 let said = "the address is not ASCII, and the server does not speak SMTPUTF8 (RFC 6531)";
@@ -86,7 +86,6 @@ impl Smtp {
             options.push(MailParameter::SmtpUtfEight);
             options.push(MailParameter::Body(MailBodyParameter::EightBitMime));
         }
-        let about = letter.to.as_ref();
         let sender = connection.command(Mail::new(Some(letter.from.clone()), options));
         let answer = self.asked(Stage::Sender, about, sender).await?;
         expect(Stage::Sender, &answer, Severity::PositiveCompletion)?;

@@ -40,18 +40,23 @@ async fn only_what_is_said_of_this_very_mail_is_final() {
 
 #[tokio::test]
 async fn a_server_that_hangs_is_given_up_in_time_wherever_it_hangs() {
-    for at in [At::Greeting, At::Ehlo, At::Mail, At::Rcpt, At::Data, At::MidContent, At::Content] {
-        let server = Server::start(Plan::twisted(at, Twist::Hang, 1)).await;
-        let mailer = quick(&server);
-        let message = reset(&mailer, "a@example.com");
-        let began = stopwatch();
-        let error = mailer.deliver(&message).await.unwrap_err();
-        let took = began.elapsed();
-        assert!(!error.is_permanent(), "{at:?}: {error}");
-        assert!(took >= SHORT / 2 && took < SHORT * 30 && took < mailer.lease(), "{at:?}: {took:?}");
-        mailer.deliver(&message).await.unwrap();
-        assert_eq!(server.mails().len(), 1, "{at:?}");
-    }
+    let stages = [At::Greeting, At::Ehlo, At::Mail, At::Rcpt, At::Data, At::MidContent, At::Content];
+    futures_util::future::join_all(stages.map(given_up)).await;
+}
+
+async fn given_up(at: At) {
+    let server = Server::start(Plan::twisted(at, Twist::Hang, 1)).await;
+    let mailer = quick(&server);
+    let message = reset(&mailer, "a@example.com");
+    let began = stopwatch();
+    let error = mailer.deliver(&message).await.unwrap_err();
+    let took = began.elapsed();
+    assert!(!error.is_permanent(), "{at:?}: {error}");
+    // One step for everything but the mail itself, ten for that: giving up on it early is what sends it twice.
+    let steps = if matches!(at, At::MidContent | At::Content) { 10 } else { 1 };
+    assert!(took >= SHORT * steps && took < SHORT * (steps + 4) && took < mailer.lease(), "{at:?}: {took:?}");
+    mailer.deliver(&message).await.unwrap();
+    assert_eq!(server.mails().len(), 1, "{at:?}");
 }
 
 #[tokio::test]
@@ -193,7 +198,7 @@ async fn a_server_that_says_too_much_is_cut_short_before_it_is_all_in_memory() {
         let server = Server::start(Plan::twisted(at, Twist::Say(answer), 1)).await;
         let mailer = mailer(smtp(&server));
         let error = send(&mailer, "a@example.com").await.unwrap_err();
-        assert!(!error.is_permanent() && error.to_string().len() < 300, "{error}");
+        assert!(!error.is_permanent() && error.to_string().contains("does not end"), "{error}");
         send(&mailer, "a@example.com").await.unwrap();
     }
 }

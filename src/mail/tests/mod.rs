@@ -17,8 +17,8 @@ use crate::model::secret::Secret;
 use crate::model::time::Timestamp;
 use server::{At, Identity, Plan, Server, Twist};
 
-/// One step's time where a test waits for it to pass.
-const SHORT: Duration = Duration::from_millis(150);
+/// One step's time where a test waits for it to pass; long enough for a busy machine to take any other step in it.
+const SHORT: Duration = Duration::from_millis(500);
 /// 2026-11-20T09:40:00Z
 const NOW: Timestamp = Timestamp::from_secs(1_795_167_600);
 const TOKEN: &str = "uZ3v-Token_0123456789abcdefghijklmnopqrstuvwxyz";
