@@ -43,7 +43,7 @@ impl Outside {
     /// The first place beyond every text.
     const FIRST: usize = usize::MAX / 2;
 
-    /// The place of the value that stands at `at` in [`Source::outside`].
+    /// The place of the value that stands at `at` in `Source::outside`.
     pub const fn span(at: usize) -> Range<usize> {
         Self::FIRST + at..Self::FIRST + at
     }

@@ -13,7 +13,7 @@ use crate::model::id::{KeyId, OrgId, UserId};
 
 /// What kind of thing a subject is.
 ///
-/// To add one: a variant, a constructor below, and its place in [`SubjectKind::is_free_to_make`].
+/// To add one: a variant, a constructor below, and its place in `SubjectKind::is_free_to_make`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SubjectKind {
     /// An organization: its plan's windows.

@@ -2,7 +2,7 @@
 //!
 //! Ids, never names, addresses or secrets of people: what was typed at a failed sign-in may be a password.
 //!
-//! To add an act: a variant with its row in [`Act::facts`], and one call where it is done.
+//! To add an act: a variant with its row in `Act::facts`, and one call where it is done.
 
 use std::fmt::{self, Display};
 use std::net::IpAddr;

@@ -2,7 +2,7 @@
 //!
 //! lettre's own transport bounds nothing but the TCP connect, and gives a connection back to its pool when the one
 //! who used it stopped waiting: the late answer to one mail would then be read as the answer to the next. Here
-//! each step has its time ([`line`]), and a connection is kept only after a whole mail was answered with a 2yz.
+//! each step has its time ([`mod@line`]), and a connection is kept only after a whole mail was answered with a 2yz.
 //! Nothing is awaited between that answer and the caller's knowing of it.
 
 mod line;
