@@ -20,6 +20,7 @@ mod products;
 mod relay;
 mod samples;
 mod serve;
+mod soak;
 mod tokens;
 mod transcript;
 mod wire;
