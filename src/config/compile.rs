@@ -285,7 +285,13 @@ fn warnings(pages: &[Page], boot: &Boot, sites: &[Arc<Site>]) -> Vec<Located> {
             }
             let several = site.upstream.len() > 1;
             let named = |name: &str| {
-                site.route.iter().any(|route| route.get_ref().upstream.as_ref().is_some_and(|it| it.get_ref() == name))
+                site.route.iter().map(Spanned::get_ref).any(|route| {
+                    let split = route
+                        .upstreams
+                        .as_ref()
+                        .is_some_and(|split| split.get_ref().keys().any(|it| it.get_ref() == name));
+                    split || route.upstream.as_ref().is_some_and(|it| it.get_ref() == name)
+                })
             };
             for (name, _) in site.upstream.iter().filter(|(name, _)| several && !named(name.get_ref())) {
                 let message = format!("no route leads to the upstream `{}`", name.get_ref());

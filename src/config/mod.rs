@@ -26,6 +26,7 @@ mod mail;
 mod raw;
 #[cfg(test)]
 mod ready_tests;
+mod reshape;
 pub mod router;
 mod routes;
 mod site;

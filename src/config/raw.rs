@@ -267,6 +267,21 @@ pub(super) struct RawRoute {
     pub assertion: Option<Spanned<bool>>,
     pub max_body: Text,
     pub response_timeout: Text,
+    pub upstreams: Option<Spanned<Named<Count>>>,
+    pub stick_to: Text,
+    pub strip_prefix: Text,
+    pub add_prefix: Text,
+    pub request_headers: Option<RawChanges>,
+    pub response_headers: Option<RawChanges>,
+}
+
+/// Changes to the headers of one direction.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawChanges {
+    pub set: BTreeMap<Spanned<String>, Spanned<String>>,
+    pub add: BTreeMap<Spanned<String>, Spanned<String>>,
+    pub remove: Texts,
 }
 
 #[derive(Debug, Default, Deserialize)]

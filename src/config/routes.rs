@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 
 use toml::Spanned;
 
-use super::raw::{RawGuard, RawRoute, Text, Texts, list};
+use super::raw::{RawChanges, RawGuard, RawRoute, Text, Texts, list};
+use super::reshape::{self, Way};
 use super::router::{Router, is_under};
-use super::snapshot::Route;
+use super::snapshot::{IdentityNames, Route};
 use super::values::{count, duration, limits, secs, size};
 use crate::contract::Guard;
 use crate::contract::pattern::Pattern;
 use crate::contract::require::{Asked, requirement};
-use crate::contract::source::{Report, locate, suggest};
+use crate::contract::source::{Report, locate};
 use crate::contract::{Contract, Requirement};
+use crate::rules::split::Split;
 use crate::upstream;
 
 /// What the rest of the site tells of a route's surroundings.
@@ -20,6 +22,8 @@ pub(super) struct Around<'s> {
     /// `None`: it could not be read, and names in it cannot be judged.
     pub contract: Option<&'s Contract>,
     pub upstreams: &'s BTreeMap<String, upstream::Settings>,
+    /// The names that tell backends who calls: no route may change them.
+    pub identity: &'s IdentityNames,
     /// Some key can sign assertions: it has a public half, and its private half is here.
     pub asymmetric: bool,
 }
@@ -103,7 +107,14 @@ fn asked<T>(
 
 fn route(raw: &Spanned<RawRoute>, around: &Around<'_>, report: &mut Report<'_>) -> Option<(Pattern, Route)> {
     let it = raw.get_ref();
-    let upstream = upstream(&it.upstream, raw, around, report);
+    let known: Vec<&str> = around.upstreams.keys().map(String::as_str).collect();
+    let split = reshape::split(raw, &known, report);
+    let forward_credential = it.forward_credential.unwrap_or(false);
+    let mut changes = |raw: &Option<RawChanges>, way| {
+        reshape::changes(raw.as_ref(), way, forward_credential, around.identity, report)
+    };
+    let (request_headers, response_headers) =
+        (changes(&it.request_headers, Way::Request), changes(&it.response_headers, Way::Response));
     let cost = count(&it.cost, 1, 1..=u64::from(u32::MAX), report);
     let max_body = size(&it.max_body, 100 << 20, report);
     let windows = limits(&it.limits, &[], report);
@@ -121,46 +132,24 @@ fn route(raw: &Spanned<RawRoute>, around: &Around<'_>, report: &mut Report<'_>) 
     let (pattern, requires) = asked(&it.on, raw, (&it.roles, &it.plans, &it.permissions), around, report)?;
     let public = public(it, report);
     not_native(it.on.as_ref()?, &pattern, around, report);
+    let rewrite = reshape::rewrite(it, &pattern, report);
     let route = Route {
         name: it.on.as_ref()?.get_ref().clone(),
         on: pattern.clone(),
         requires,
         public,
-        upstream: upstream.unwrap_or_default(),
+        split: split.unwrap_or_else(|| Split::to(0)),
+        rewrite,
+        request_headers,
+        response_headers,
         windows,
         cost,
-        forward_credential: it.forward_credential.unwrap_or(false),
+        forward_credential,
         assertion,
         max_body,
         response_timeout,
     };
     Some((pattern, route))
-}
-
-/// The named upstream; where none is named, the only one.
-fn upstream(name: &Text, raw: &Spanned<RawRoute>, around: &Around<'_>, report: &mut Report<'_>) -> Option<usize> {
-    let known: Vec<&str> = around.upstreams.keys().map(String::as_str).collect();
-    let none = "add [site.upstream.app] with servers = [\"http://127.0.0.1:9000\"]";
-    match (name, known.as_slice()) {
-        (Some(name), _) => {
-            let at = known.iter().position(|known| known == name.get_ref());
-            if at.is_none() {
-                let remedy = if known.is_empty() { none.into() } else { suggest(name.get_ref(), known) };
-                report.tell(&name.span(), format!("the site has no upstream `{}`", name.get_ref()), remedy);
-            }
-            at
-        }
-        (None, [_]) => Some(0),
-        (None, []) => {
-            report.tell(&raw.span(), "the route leads nowhere: the site has no upstream", none);
-            None
-        }
-        (None, all) => {
-            let remedy = format!("add upstream = \"…\": one of {}", all.join(", "));
-            report.tell(&raw.span(), "the site has several upstreams, and the route names none", remedy);
-            None
-        }
-    }
 }
 
 /// Whether it passes without a credential; then nothing can be asked of a caller.

@@ -124,7 +124,8 @@ pub(super) fn compile(
     let max_body = size(&raw.max_body, 64 << 10, report);
     let private = |key: &crate::credential::KeySettings| key.material.expose().contains("PRIVATE KEY");
     let asymmetric = keys.iter().any(|key| hmac_bytes(&key.algorithm).is_none() && private(key));
-    let surroundings = routes::Around { contract: contract.as_ref(), upstreams: &upstreams, asymmetric };
+    let surroundings =
+        routes::Around { contract: contract.as_ref(), upstreams: &upstreams, identity: &identity, asymmetric };
     let forwarded = routes::routes(&raw.route, &surroundings, report);
     let guarded = routes::guards(&raw.guard, &surroundings, report);
     let empty = RawTokens::default();

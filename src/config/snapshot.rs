@@ -14,6 +14,9 @@ use crate::contract::pattern::Pattern;
 use crate::contract::{Contract, Guard, Requirement};
 use crate::mail::Brand;
 use crate::model::window::Window;
+use crate::rules::rewrite::Rewrite;
+use crate::rules::split::Split;
+use crate::upstream::changes::Changes;
 use crate::{credential, upstream};
 
 /// Everything that a reload replaces.
@@ -86,8 +89,14 @@ pub struct Route {
     pub requires: Requirement,
     /// Passes without a credential.
     pub public: bool,
-    /// Index into the site's upstreams.
-    pub upstream: usize,
+    /// Indices into the site's upstreams, by weight.
+    pub split: Split,
+    /// What the backend's path is made of.
+    pub rewrite: Rewrite,
+    /// What is changed in the request's headers, beside what the gateway always does.
+    pub request_headers: Changes,
+    /// What is changed in the headers of the backend's answer.
+    pub response_headers: Changes,
     /// Windows of each organization on this route, beside the plan's.
     pub windows: Vec<Window>,
     /// How many units a request costs, of every window.

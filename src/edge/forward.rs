@@ -3,6 +3,7 @@
 //! The only caller of `upstream`, and only with a [`ForwardPermit`]. The order matters: what the client's
 //! `Connection` header names is deleted first, identity is added after, so that no client can have it deleted.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, HOST};
@@ -17,18 +18,20 @@ use super::exchange::Exchange;
 use super::standing::Standing;
 use super::tunnel;
 use crate::config::snapshot::Route;
-use crate::gateway::LiveSite;
+use crate::gateway::{LiveSite, LiveUpstream};
 use crate::model::access::Permission;
 use crate::model::principal::{Granted, Method, Principal};
 use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
 use crate::observe::metrics::labels::UpstreamOutcome;
+use crate::rules::split::SplitBy;
 use crate::upstream::SendError;
 use crate::upstream::body::Body;
 use crate::upstream::hygiene::{self, Came};
 use crate::upstream::tunnel::{Opened, wanted};
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
 /// Sends the permitted request on.
 pub async fn forward(
@@ -44,10 +47,10 @@ pub async fn forward(
         _ => None,
     };
     let route = &live.site.routes[permit.route()];
-    let upstream = &live.upstreams[route.upstream];
+    let upstream = &live.upstreams[chosen(exchange, route, &permit)];
     exchange.upstream = Some(Arc::clone(&upstream.name));
-    let target = target(&exchange.path, head.uri.query())?;
-    let headers = request_headers(exchange, &live, route, &permit, &head).await?;
+    let target = target(&route.rewrite.path(&exchange.path), head.uri.query())?;
+    let headers = request_headers(exchange, &live, (route, upstream), &permit, &head).await?;
     let mut request = Request::new(Body::client(body, route.max_body, exchange.gateway.bounds.body_timeout)?);
     *request.method_mut() = head.method;
     *request.uri_mut() = target;
@@ -72,13 +75,33 @@ pub async fn forward(
         Err(error) => outcome(error),
     };
     upstream.metrics.finished(outcome, exchange.gateway.clock.now().steady.since(exchange.now.steady));
-    Ok(answered?)
+    let mut answer = answered?;
+    route.response_headers.apply(answer.headers_mut());
+    Ok(answer)
+}
+
+/// Which of the route's upstreams: whoever the route says stays on one side of the split.
+fn chosen(exchange: &Exchange, route: &Route, permit: &ForwardPermit) -> usize {
+    if let Some(only) = route.split.only() {
+        return only;
+    }
+    match (route.split.by, permit.caller()) {
+        (SplitBy::Request, _) => route.split.choose(&route.name, exchange.request_id.as_bytes()),
+        (SplitBy::Organization, Some(caller)) => {
+            route.split.choose(&route.name, caller.account.org.id.uuid().as_bytes())
+        }
+        (SplitBy::User, Some(caller)) => route.split.choose(&route.name, caller.account.user.id.uuid().as_bytes()),
+        (_, None) => match exchange.client {
+            IpAddr::V4(address) => route.split.choose(&route.name, &address.octets()),
+            IpAddr::V6(address) => route.split.choose(&route.name, &address.octets()),
+        },
+    }
 }
 
 async fn request_headers(
     exchange: &Exchange,
     live: &LiveSite,
-    route: &Route,
+    (route, upstream): (&Route, &LiveUpstream),
     permit: &ForwardPermit,
     head: &Parts,
 ) -> Result<HeaderMap, Refusal> {
@@ -97,12 +120,16 @@ async fn request_headers(
     if !route.forward_credential {
         headers.remove(AUTHORIZATION);
     }
+    route.request_headers.apply(&mut headers);
+    if !route.rewrite.strip.is_empty() {
+        headers.insert(&FORWARDED_PREFIX, text(&route.rewrite.strip)?);
+    }
     headers.insert(&REQUEST_ID, text(&exchange.request_id)?);
     if let Some(principal) = permit.caller() {
         identify(&mut headers, live, principal)?;
         if route.assertion {
             let contract = &live.site.contract;
-            let audience = &live.upstreams[route.upstream].name;
+            let audience = &upstream.name;
             let assertions = &exchange.gateway.assertions;
             let made = assertions.of(&live.credentials, contract, principal, audience, exchange.now.wall).await;
             headers.insert(live.site.identity.assertion.clone(), text(&made.map_err(Refusal::internal)?)?);

@@ -6,5 +6,7 @@ pub mod identity;
 pub mod network;
 pub mod password;
 pub mod path;
+pub mod rewrite;
 pub mod secret;
 pub mod sliding_window;
+pub mod split;

@@ -139,6 +139,11 @@ pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
     remove(trailers, |name| is_hop_by_hop(name.as_str()) || *name == CONTENT_LENGTH || *name == HOST);
 }
 
+/// Whether a field of this name (in lower case) frames a message or concerns one hop: no configuration changes it.
+pub fn frames(name: &str) -> bool {
+    is_hop_by_hop(name) || name == "content-length"
+}
+
 /// Fields about one connection only (RFC 9110 section 7.6.1 and the older ones); `Expect` is answered by
 /// our own server, and `Trailer` goes since client trailers are never forwarded.
 fn is_hop_by_hop(name: &str) -> bool {

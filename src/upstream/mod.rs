@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 mod balance;
 pub mod body;
+pub mod changes;
 mod connect;
 mod endpoint;
 mod error;
