@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
@@ -30,17 +31,18 @@ pub struct Door {
 /// How long to wait when the process is out of descriptors: accepting at once would only spin.
 const EXHAUSTED: Duration = Duration::from_millis(50);
 
-/// Accepts until the gateway drains.
+/// Accepts until the gateway drains, and then those who wait in the kernel's queue: their handshake is done, and
+/// closing the listener would reset them.
 pub async fn accept(gateway: Arc<Gateway>, listener: TcpListener, door: Door) {
     loop {
         // The place is taken before the socket: at the bound, new clients wait in the kernel's queue.
         let place = tokio::select! {
-            () = door.drain.cancelled() => return,
+            () = door.drain.cancelled() => break,
             place = Arc::clone(&door.places).acquire_owned() => place,
         };
-        let Ok(place) = place else { return };
+        let Ok(place) = place else { break };
         let accepted = tokio::select! {
-            () = door.drain.cancelled() => return,
+            () = door.drain.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -53,6 +55,12 @@ pub async fn accept(gateway: Arc<Gateway>, listener: TcpListener, door: Door) {
                 tokio::time::sleep(EXHAUSTED).await;
             }
         }
+    }
+    while let Ok(place) = Arc::clone(&door.places).try_acquire_owned()
+        && let Some(Ok((socket, peer))) = listener.accept().now_or_never()
+    {
+        let serving = serve(Arc::clone(&gateway), socket, peer, door.clone(), place);
+        door.connections.spawn(serving);
     }
 }
 
@@ -70,8 +78,8 @@ async fn serve(gateway: Arc<Gateway>, socket: TcpStream, peer: SocketAddr, door:
             let handshake = tokio::time::timeout(gateway.bounds.handshake_timeout, acceptor.accept(socket));
             let handshake = tokio::select! {
                 handshake = handshake => handshake,
-                // It has asked for nothing yet, and may never: the end does not wait for it.
-                () = door.drain.cancelled() => return,
+                // It has asked for nothing yet, and may never: the end waits for it a moment, and no longer.
+                () = connection::last_chance(&door.drain) => return,
             };
             let stream = match handshake {
                 Ok(Ok(stream)) => stream,

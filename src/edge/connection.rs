@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http::header::CONNECTION;
+use http::{HeaderValue, StatusCode};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::exchange;
@@ -59,9 +61,21 @@ where
 {
     let bounds = gateway.bounds.clone();
     let http2 = connection.tls.is_some_and(|tls| tls.http2);
+    let asked = Arc::new(Asked::default());
+    let counted = Arc::clone(&asked);
+    let leaving = drain.clone();
     let service = service_fn(move |request| {
         let (gateway, connection) = (Arc::clone(&gateway), Arc::clone(&connection));
-        async move { Ok::<_, Infallible>(exchange::handle(&gateway, &connection, request).await) }
+        let (asking, leaving) = (Asking::begin(&counted), leaving.clone());
+        async move {
+            let mut answer = exchange::handle(&gateway, &connection, request).await;
+            drop(asking);
+            // RFC 9112 section 9.6; HTTP/2 has GOAWAY for it.
+            if !http2 && leaving.is_cancelled() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     // The error of a connection is the client's doing (a reset, a bad preface, a timeout) and hyper has
     // already answered what could be answered; what it cost is in the metrics.
@@ -81,7 +95,15 @@ where
             _ = serving.as_mut() => {}
             () = never_begun(&read, bounds.header_timeout) => {}
             () = drain.cancelled() => {
-                if read.load(Ordering::Relaxed) >= PREFACE {
+                let begun = || read.load(Ordering::Relaxed) >= PREFACE;
+                if !begun() {
+                    tokio::select! {
+                        _ = serving.as_mut() => return,
+                        () = asked.anything() => {}
+                        () = tokio::time::sleep(LAST_CHANCE) => {}
+                    }
+                }
+                if begun() {
                     serving.as_mut().graceful_shutdown();
                     let _ = serving.await;
                 }
@@ -99,10 +121,61 @@ where
         tokio::select! {
             _ = serving.as_mut() => {}
             () = drain.cancelled() => {
+                // hyper closes a connection that rests at once, and whoever is just about to ask would be reset.
+                tokio::select! {
+                    _ = serving.as_mut() => return,
+                    () = asked.anything() => {}
+                    () = tokio::time::sleep(LAST_CHANCE) => {}
+                }
                 serving.as_mut().graceful_shutdown();
                 let _ = serving.await;
             }
         }
+    }
+}
+
+/// How long a client that asks for nothing is kept when the gateway drains. Most of those who keep a connection for
+/// more requests are on their way with the next one, which is then answered, with `Connection: close`.
+const LAST_CHANCE: Duration = Duration::from_secs(1);
+
+/// Resolves when a client that has asked for nothing has had its time.
+pub async fn last_chance(drain: &CancellationToken) {
+    drain.cancelled().await;
+    tokio::time::sleep(LAST_CHANCE).await;
+}
+
+/// Whether a connection's client waits for the head of an answer.
+#[derive(Default)]
+struct Asked {
+    open: AtomicUsize,
+    came: Notify,
+}
+
+impl Asked {
+    /// Resolves at once while a request is being served, else when one comes.
+    async fn anything(&self) {
+        // Told first and looked at after, so that none slips through between the two.
+        let came = self.came.notified();
+        if self.open.load(Ordering::Relaxed) == 0 {
+            came.await;
+        }
+    }
+}
+
+/// A request that waits for the head of its answer.
+struct Asking(Arc<Asked>);
+
+impl Asking {
+    fn begin(asked: &Arc<Asked>) -> Self {
+        asked.open.fetch_add(1, Ordering::Relaxed);
+        asked.came.notify_waiters();
+        Self(Arc::clone(asked))
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
