@@ -1,5 +1,7 @@
 //! The composition root: open, listen, tend, drain.
 
+mod reload;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +13,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Boot, Loaded};
+use crate::config::footprint::Footprint;
+use crate::config::{Boot, Loaded, Read};
 use crate::contract::source::Located;
 use crate::edge::accept::{self, Door};
 use crate::edge::admin;
@@ -19,12 +22,13 @@ use crate::gateway::{Gateway, Live, Machines};
 use crate::model::entropy::Entropy;
 use crate::model::time::Clock;
 use crate::native::postman;
-use crate::observe::audit::Act;
 use crate::observe::log::Logs;
 use crate::observe::metrics::Metrics;
 use crate::observe::metrics::labels::ChangeSource;
 use crate::store::{Store, StoreError};
-use crate::tls::{self, Certificates};
+use crate::tls;
+
+use reload::{Reloader, Watcher, show_expiries};
 
 /// How often other nodes' changes are asked for: a fifth of what a revocation may take to be everywhere.
 const FEED_EVERY: Duration = Duration::from_millis(200);
@@ -39,6 +43,8 @@ const PURGE_EVERY: Duration = Duration::from_mins(10);
 const PURGE_AFTER: Duration = Duration::from_hours(7 * 24);
 /// How long tunnels have to end once they are told to.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// How long chores under way (a mail at a server that is slow) may hold up the end.
+const CHORES: Duration = Duration::from_secs(10);
 /// Connections that may wait in the kernel's queue.
 const BACKLOG: u32 = 4096;
 
@@ -65,12 +71,20 @@ pub struct Running {
     pub admin: Option<SocketAddr>,
     /// The gateway itself.
     pub gateway: Arc<Gateway>,
-    boot: Boot,
-    certificates: Option<Arc<Certificates>>,
+    reloader: Arc<Reloader>,
     drain: CancellationToken,
     stop: CancellationToken,
     connections: TaskTracker,
     tenders: TaskTracker,
+}
+
+/// How a gateway came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// What had begun was finished or had its time.
+    Drained,
+    /// It was told to stop a second time, and did at once.
+    CutOff,
 }
 
 /// The runtime that everything runs on.
@@ -112,9 +126,12 @@ pub async fn start(loaded: Loaded, parts: Parts) -> anyhow::Result<Running> {
         https: None,
         http: None,
         admin: None,
-        gateway: Arc::clone(&gateway),
-        certificates: tls.as_ref().map(|(_, certificates)| Arc::clone(certificates)),
-        boot,
+        reloader: Arc::new(Reloader {
+            gateway: Arc::clone(&gateway),
+            boot,
+            certificates: tls.as_ref().map(|(_, certificates)| Arc::clone(certificates)),
+        }),
+        gateway,
         drain: CancellationToken::new(),
         stop: CancellationToken::new(),
         connections: TaskTracker::new(),
@@ -125,13 +142,13 @@ pub async fn start(loaded: Loaded, parts: Parts) -> anyhow::Result<Running> {
 
 fn listen(mut running: Running, acceptor: Option<&TlsAcceptor>, head: i64) -> anyhow::Result<Running> {
     let gateway = Arc::clone(&running.gateway);
-    let boot = running.boot.clone();
+    let boot: Boot = running.reloader.boot.clone();
     let places = Arc::new(Semaphore::new(boot.connections.max));
     let doors = boot.https.iter().map(|at| (*at, true)).chain(boot.http.iter().map(|at| (*at, false)));
     // All of them or none: nobody is served by a process that is about to fail.
     let doors: Vec<_> = doors.map(|(at, tls)| Ok((bind(at)?, tls))).collect::<anyhow::Result<_>>()?;
     let admin = match &boot.admin {
-        Some(settings) => Some((bind(settings.addr)?, settings)),
+        Some(settings) => Some(bind(settings.addr)?),
         None => None,
     };
     for (listener, tls) in doors {
@@ -148,27 +165,17 @@ fn listen(mut running: Running, acceptor: Option<&TlsAcceptor>, head: i64) -> an
         let first = if tls { &mut running.https } else { &mut running.http };
         first.get_or_insert(bound);
     }
-    if let Some((listener, settings)) = admin {
+    if let Some(listener) = admin {
         let bound = listener.local_addr()?;
         tracing::info!(address = %bound, scheme = "admin", "listening");
         running.admin = Some(bound);
-        running.tenders.spawn(admin::serve(
-            Arc::clone(&gateway),
-            listener,
-            settings.token.clone(),
-            running.stop.clone(),
-        ));
+        running.tenders.spawn(admin::serve(Arc::clone(&gateway), listener, running.stop.clone()));
     }
     running.tenders.spawn(follow_feed(Arc::clone(&gateway), head, running.stop.clone()));
     running.tenders.spawn(tend(Arc::clone(&gateway), running.stop.clone()));
     running.tenders.spawn(postman::run(Arc::clone(&gateway), running.stop.clone()));
     running.tenders.spawn(sweep(Arc::clone(&gateway), running.stop.clone()));
     Ok(running)
-}
-
-fn show_expiries(metrics: &Metrics, certificates: &Certificates) {
-    let expiries = certificates.expiries();
-    metrics.tls.certificates(expiries.iter().map(|expiry| (expiry.name.as_str(), expiry.ends)));
 }
 
 fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -263,76 +270,67 @@ async fn tend(gateway: Arc<Gateway>, stop: CancellationToken) {
 }
 
 impl Running {
-    /// Serves until SIGTERM or SIGINT, then drains. SIGHUP reads the configuration again by `reload`, which is given
-    /// the generation to come.
-    pub async fn until_signal(self, reload: impl Fn(u64) -> Result<Loaded, Vec<Located>>) -> std::io::Result<()> {
+    /// Serves until SIGTERM or SIGINT, then drains; the second of them ends that at once. SIGHUP, and a change of the
+    /// files in `footprint`, read the configuration again by `read`, which is given the generation to come.
+    pub async fn until_signal<F>(self, read: F, footprint: Footprint) -> std::io::Result<Ended>
+    where
+        F: Fn(u64) -> Read + Send + Sync + 'static,
+    {
         use tokio::signal::unix::{SignalKind, signal};
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
+        let read = Arc::new(read);
+        let every = self.reloader.boot.watch_every;
+        let mut watcher = Watcher::new(footprint, every);
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => {
-                    let generation = self.gateway.live().snapshot.generation + 1;
-                    self.take(reload(generation));
-                }
+                _ = hangup.recv() => {}
+                () = watcher.changed() => tracing::info!("a file of the configuration has changed"),
             }
+            watcher = Watcher::new(self.reload(&read).await, every);
         }
-        self.drain().await;
-        Ok(())
+        tokio::select! {
+            () = self.drain() => return Ok(Ended::Drained),
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::warn!("told a second time to stop: what is under way is cut off");
+        Ok(Ended::CutOff)
     }
 
-    /// Puts a configuration in force that was read again, or keeps the one there is and says why. Requests under
-    /// way keep theirs; windows, caches, connections and sessions are not touched.
+    /// Reads the configuration again, off the workers; what it was read from.
+    async fn reload<F>(&self, read: &Arc<F>) -> Footprint
+    where
+        F: Fn(u64) -> Read + Send + Sync + 'static,
+    {
+        let (read, reloader) = (Arc::clone(read), Arc::clone(&self.reloader));
+        let generation = self.gateway.live().snapshot.generation + 1;
+        let reading = move || {
+            let Read { outcome, footprint } = read(generation);
+            reloader.take(outcome);
+            footprint
+        };
+        tokio::task::spawn_blocking(reading).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "reading the configuration again failed; the one before stays");
+            Footprint::default()
+        })
+    }
+
+    /// Puts a configuration in force that was read again, or keeps the one there is and says why.
     pub fn take(&self, read: Result<Loaded, Vec<Located>>) {
-        let gateway = &self.gateway;
-        let refused = |errors: usize| {
-            gateway.metrics.config.refused();
-            gateway.audit(Act::ConfigurationRefused { errors });
-        };
-        let Loaded { boot, snapshot, .. } = match read {
-            Ok(loaded) => loaded,
-            Err(errors) => {
-                for error in &errors {
-                    tracing::error!(%error, "the configuration cannot be used; the one before stays");
-                }
-                return refused(errors.len());
-            }
-        };
-        for section in self.boot.differences(&boot) {
-            tracing::warn!(section, "a change here counts after a restart");
-        }
-        let now = gateway.clock.now().wall;
-        let generation = snapshot.generation;
-        let live = match Live::new(snapshot, &gateway.metrics) {
-            Ok(live) => live,
-            Err(error) => {
-                tracing::error!(%error, "the configuration cannot be used; the one before stays");
-                return refused(1);
-            }
-        };
-        if let (Some(certificates), Some(settings)) = (&self.certificates, &self.boot.tls) {
-            match certificates.reload(settings, now) {
-                Ok(()) => show_expiries(&gateway.metrics, certificates),
-                Err(error) => tracing::error!(%error, "the certificates cannot be used; the ones before stay"),
-            }
-        }
-        let upstreams: Vec<_> = live.sites.iter().flat_map(|live| &live.upstreams).map(|at| &*at.settings).collect();
-        gateway.pools.retain(&upstreams);
-        drop(upstreams);
-        gateway.replace(live);
-        gateway.metrics.config.loaded(generation, now);
-        gateway.audit(Act::ConfigurationLoaded { generation });
-        tracing::info!(generation, "the configuration was read again");
+        self.reloader.take(read);
     }
 
-    /// Stops accepting, lets requests under way finish (up to the drain timeout), writes down what is only in
-    /// memory, and closes the store.
+    /// Says no to readiness, goes on for the drain delay, stops accepting, lets requests under way finish (up to the
+    /// drain timeout), writes down what is only in memory, and closes the store.
     pub async fn drain(self) {
+        let drain = self.reloader.boot.drain;
         tracing::info!("draining");
         self.gateway.start_draining();
+        tokio::time::sleep(drain.delay).await;
         self.drain.cancel();
         self.connections.close();
         self.gateway.tunnels.close();
@@ -340,7 +338,7 @@ impl Running {
             self.connections.wait().await;
             self.gateway.tunnels.wait().await;
         };
-        if tokio::time::timeout(self.boot.drain_timeout, finished).await.is_err() {
+        if tokio::time::timeout(drain.timeout, finished).await.is_err() {
             let (connections, tunnels) = (self.connections.len(), self.gateway.tunnels.len());
             tracing::warn!(connections, tunnels, "still open at the drain timeout");
         }
@@ -349,7 +347,10 @@ impl Running {
         let _ = tokio::time::timeout(FAREWELL, self.gateway.tunnels.wait()).await;
         self.stop.cancel();
         self.tenders.close();
-        self.tenders.wait().await;
+        if tokio::time::timeout(CHORES, self.tenders.wait()).await.is_err() {
+            // A mail that is not settled is tried again by whoever opens the store next.
+            tracing::warn!("chores under way did not end in time and are left behind");
+        }
         if let Err(error) = self.gateway.authenticator.flush_last_used().await {
             tracing::warn!(%error, "the last uses of API keys could not be written down");
         }

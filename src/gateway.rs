@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use tokio::sync::MutexGuard;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,7 @@ use crate::limit::{LimitError, Limiter, Subject};
 use crate::mail::{MailError, Mailer, SealKey};
 use crate::model::change::Change;
 use crate::model::entropy::Entropy;
+use crate::model::secret::Secret;
 use crate::model::time::{Clock, Now};
 use crate::observe::audit::{Act, Actor, Event};
 use crate::observe::log::Logs;
@@ -74,6 +75,8 @@ pub struct Gateway {
     pub bounds: Connections,
     /// Counts requests for hosts that nobody has.
     pub no_site: SiteMetrics,
+    /// What the operator's API asks for; `None`: it is closed.
+    operator_token: ArcSwapOption<Secret>,
     draining: AtomicBool,
     run: u64,
     requests: AtomicU64,
@@ -222,6 +225,7 @@ impl Gateway {
             assertions: Assertions::new(boot.cache.tokens),
             bounds: boot.connections.clone(),
             no_site: SiteMetrics::new(&metrics, SiteMetrics::NO_SITE),
+            operator_token: ArcSwapOption::new(operator_token(boot)),
             tunnels: TaskTracker::new(),
             hang_up: CancellationToken::new(),
             draining: AtomicBool::new(false),
@@ -242,8 +246,14 @@ impl Gateway {
     }
 
     /// Puts another configuration in force; requests under way keep theirs.
-    pub fn replace(&self, live: Live) {
+    pub fn replace(&self, live: Live, boot: &Boot) {
+        self.operator_token.store(operator_token(boot));
         self.live.store(Arc::new(live));
+    }
+
+    /// What the operator's API asks for; `None`: it is closed.
+    pub fn operator_token(&self) -> Option<Arc<Secret>> {
+        self.operator_token.load_full()
     }
 
     /// An id for a request: unique to it, the same in log, backend and answer.
@@ -326,6 +336,10 @@ impl Gateway {
         }
         self.metrics.revocations.lag(self.epochs.silent_for(now.steady));
     }
+}
+
+fn operator_token(boot: &Boot) -> Option<Arc<Secret>> {
+    boot.admin.as_ref()?.token.clone().map(Arc::new)
 }
 
 fn count(number: usize) -> i64 {

@@ -9,13 +9,13 @@ use std::process::ExitCode;
 
 use tokio::task::JoinSet;
 
-use super::serve::Opened;
+use super::serve::{Opened, status};
 use super::{Reading, echo, say, tour};
 use crate::app::{self, Parts, Running};
-use crate::config::Loaded;
 use crate::config::env::Override;
+use crate::config::footprint::Footprint;
 use crate::config::template::{self, Place};
-use crate::contract::source::Located;
+use crate::config::{Loaded, Read};
 use crate::tls::development::authority;
 
 /// `tollgate demo …`
@@ -50,17 +50,18 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     for (flag, key, address) in [("--https", "listen.https", https), ("--admin", "listen.admin", admin)] {
         flags.extend(address.map(|address| Override::from_flag(flag, key, &address.to_string())));
     }
-    let loaded = match Reading::to_serve(flags.clone()).load_text("(demo)", &text) {
+    let read = move |generation| {
+        let reading = Reading { generation, ..Reading::to_serve(flags.clone()) };
+        reading.read_text("(demo)", &text)
+    };
+    let Read { outcome, footprint } = read(1);
+    let loaded = match outcome {
         Ok(loaded) => loaded,
         Err(errors) => return Ok(super::check::complain("demo".as_ref(), &errors)),
     };
     // On the tour the steps are the output; a log would stand between them.
     let opened = if arguments.tour { Opened::silent() } else { Opened::new(&loaded)? };
-    let read = |generation| {
-        let reading = Reading { generation, ..Reading::to_serve(flags.clone()) };
-        reading.load_text("(demo)", &text)
-    };
-    let outcome = runtime.block_on(show(arguments, loaded, opened.parts.clone(), read));
+    let outcome = runtime.block_on(show(arguments, loaded, opened.parts.clone(), read, footprint));
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     opened.finish();
     outcome
@@ -70,7 +71,8 @@ async fn show(
     arguments: &Arguments,
     loaded: Loaded,
     parts: Parts,
-    read: impl Fn(u64) -> Result<Loaded, Vec<Located>>,
+    read: impl Fn(u64) -> Read + Send + Sync + 'static,
+    footprint: Footprint,
 ) -> anyhow::Result<ExitCode> {
     let admin_token = loaded.boot.admin.as_ref().and_then(|admin| admin.token.clone());
     let authority = authority(&arguments.certs);
@@ -81,8 +83,7 @@ async fn show(
         return outcome.map(|()| ExitCode::SUCCESS);
     }
     invite(&running, &authority)?;
-    running.until_signal(read).await?;
-    Ok(ExitCode::SUCCESS)
+    Ok(status(running.until_signal(read, footprint).await?))
 }
 
 fn invite(running: &Running, authority: &Path) -> std::io::Result<()> {

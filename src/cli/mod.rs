@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::config::env::{Env, Override};
-use crate::config::{self, Inputs, Loaded, dotenv};
+use crate::config::footprint::Footprint;
+use crate::config::{self, Inputs, Loaded, Read, dotenv};
 use crate::contract::compile;
 use crate::contract::source::Located;
 use crate::model::entropy::SystemEntropy;
@@ -30,6 +31,9 @@ use say;
 
 /// A configuration that cannot be used: `EX_CONFIG` of sysexits.h.
 const EX_CONFIG: u8 = 78;
+
+/// Sets what the environment does not, in the working directory.
+const DOTENV: &str = ".env";
 
 /// What a shell sees of a program that a closed pipe has ended (128 + SIGPIPE).
 const HUNG_UP: u8 = 141;
@@ -153,6 +157,8 @@ fn contract(command: &Contract) -> anyhow::Result<ExitCode> {
 /// How a configuration is read for a command: the environment once, the flags over it.
 struct Reading {
     env: Result<Env, Located>,
+    /// Where the environment came from, beside the process's own.
+    dotenv: Footprint,
     flags: Vec<Override>,
     write: bool,
     generation: u64,
@@ -161,12 +167,15 @@ struct Reading {
 impl Reading {
     /// For a command that starts a gateway: secrets that are to be generated are.
     fn to_serve(flags: Vec<Override>) -> Self {
-        Self { env: environment(), flags, write: true, generation: 1 }
+        Self { flags, write: true, ..Self::to_look() }
     }
 
     /// For a command that only looks.
     fn to_look() -> Self {
-        Self { env: environment(), flags: Vec::new(), write: false, generation: 1 }
+        let mut dotenv = Footprint::default();
+        // Before it is read: a change in between is seen as one.
+        dotenv.note(Path::new(DOTENV));
+        Self { env: environment(), dotenv, flags: Vec::new(), write: false, generation: 1 }
     }
 
     /// Reads the file, or tells what is wrong.
@@ -174,9 +183,23 @@ impl Reading {
         config::load(path, &self.inputs()?)
     }
 
+    /// The same, and from which files.
+    fn read(&self, path: &Path) -> Read {
+        self.noting(|inputs| config::read(path, inputs))
+    }
+
     /// Reads a text as if it were a file.
-    fn load_text(&self, name: &str, text: &str) -> Result<Loaded, Vec<Located>> {
-        config::load_text(name, text, &self.inputs()?)
+    fn read_text(&self, name: &str, text: &str) -> Read {
+        self.noting(|inputs| config::read_text(name, text, inputs))
+    }
+
+    fn noting(&self, read: impl FnOnce(&Inputs<'_>) -> Read) -> Read {
+        let mut all = match self.inputs() {
+            Ok(inputs) => read(&inputs),
+            Err(errors) => Read { outcome: Err(errors), footprint: Footprint::default() },
+        };
+        all.footprint.join(&self.dotenv);
+        all
     }
 
     fn inputs(&self) -> Result<Inputs<'_>, Vec<Located>> {
@@ -190,6 +213,6 @@ fn environment() -> Result<Env, Located> {
     let mut env: Env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    dotenv::fill(&mut env, Path::new(".env"))?;
+    dotenv::fill(&mut env, Path::new(DOTENV))?;
     Ok(env)
 }

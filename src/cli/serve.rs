@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{ConfigFile, Reading};
-use crate::app::{self, Parts};
-use crate::config::Loaded;
+use crate::app::{self, Ended, Parts};
 use crate::config::env::Override;
 use crate::config::template::{self, Place};
+use crate::config::{Loaded, Read};
 use crate::model::entropy::SystemEntropy;
 use crate::model::time::{Clock, SystemClock};
 use crate::observe::log::{self, LogWriter, Logs, Output};
@@ -19,7 +19,7 @@ use crate::observe::metrics::Metrics;
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// `tollgate serve …`
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
     file: ConfigFile,
@@ -51,16 +51,18 @@ impl Arguments {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, then drains; SIGHUP reads the configuration again.
+/// Serves until SIGTERM or SIGINT, then drains; SIGHUP and a changed file read the configuration again.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let read = |generation: u64| {
-        let reading = Reading { generation, ..Reading::to_serve(arguments.flags()) };
-        match &arguments.upstream {
-            Some(url) => reading.load_text("(--upstream)", &template::for_upstream(url, &Place::default())),
-            None => reading.load(&arguments.file.config),
+    let given = arguments.clone();
+    let read = move |generation: u64| {
+        let reading = Reading { generation, ..Reading::to_serve(given.flags()) };
+        match &given.upstream {
+            Some(url) => reading.read_text("(--upstream)", &template::for_upstream(url, &Place::default())),
+            None => reading.read(&given.file.config),
         }
     };
-    let loaded = match read(1) {
+    let Read { outcome, footprint } = read(1);
+    let loaded = match outcome {
         Ok(loaded) => loaded,
         Err(errors) => {
             let name = if arguments.upstream.is_some() { Path::new("--upstream") } else { &arguments.file.config };
@@ -74,13 +76,20 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let opened = Opened::new(&loaded)?;
     let served = runtime.block_on(async {
         let running = app::start(loaded, opened.parts.clone()).await?;
-        running.until_signal(read).await?;
-        Ok(ExitCode::SUCCESS)
+        Ok(status(running.until_signal(read, footprint).await?))
     });
     // First the tasks that were cut off, whose last lines are still to be written.
     runtime.shutdown_timeout(LAST_WORDS);
     opened.finish();
     served
+}
+
+/// A second signal is no clean end: somebody may have to look at what was cut off.
+pub fn status(ended: Ended) -> ExitCode {
+    match ended {
+        Ended::Drained => ExitCode::SUCCESS,
+        Ended::CutOff => ExitCode::FAILURE,
+    }
 }
 
 /// What the machine gives, with the log's threads that must be ended.

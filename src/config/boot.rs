@@ -1,4 +1,5 @@
-//! What the process is started with: listeners, store, limiter, caches, logs. A change needs a restart.
+//! What the process is started with: listeners, store, limiter, caches, logs. A change needs a restart, but for what
+//! [`Boot::differences`] leaves out: certificates, the operator's token, the log's level and access lines.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,12 +9,13 @@ use toml::Spanned;
 
 use super::given::Given;
 use super::raw::{
-    RawAdmin, RawCache, RawConnections, RawLimits, RawListen, RawLog, RawPasswords, RawStore, RawTls, Text, Texts, each,
+    RawAdmin, RawCache, RawConnections, RawLimits, RawListen, RawLog, RawPasswords, RawReload, RawStore, RawTls, Text,
+    Texts, each,
 };
 use super::values::{RawSecret, Told, address, count, duration, secs, size};
 use crate::contract::source::Report;
 use crate::model::secret::Secret;
-use crate::observe::{LogFormat, LogSettings};
+use crate::observe::{LogFormat, LogSettings, log};
 use crate::rules::secret::LEAST_BYTES;
 use crate::{credential, limit, mail, store, tls};
 
@@ -40,8 +42,19 @@ pub struct Boot {
     pub mail: mail::Settings,
     /// Bounds of connections and heads.
     pub connections: Connections,
-    /// How long requests may finish after the signal to stop.
-    pub drain_timeout: Duration,
+    /// How it stops.
+    pub drain: Drain,
+    /// How often the files are looked at for changes; `None`: only a signal reads them again.
+    pub watch_every: Option<Duration>,
+}
+
+/// How the process stops after the signal to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// How long it goes on accepting while `/readyz` says no already: what a load balancer takes to notice.
+    pub delay: Duration,
+    /// How long requests may finish after that.
+    pub timeout: Duration,
 }
 
 /// The operator's listener.
@@ -75,8 +88,10 @@ pub struct Connections {
 }
 
 impl Boot {
-    /// The sections in which `next` differs: a reload cannot apply them.
+    /// What differs in `next` and cannot be applied by a reload, by section.
     pub fn differences(&self, next: &Self) -> Vec<&'static str> {
+        let admin = |it: &Self| it.admin.as_ref().map(|admin| admin.addr);
+        let log = |it: &LogSettings| (it.format, it.audit_file.clone());
         let database = |it: &store::Settings| (it.url.clone(), it.max_connections, it.acquire_timeout);
         let redis = |it: &limit::Settings| match &it.backend {
             limit::Backend::Memory => (None, it.max_subjects),
@@ -88,15 +103,14 @@ impl Boot {
             (it.tokens, it.facts, it.max_stale, it.password_workers, it.password_queue)
         };
         [
-            ("[listen]", (&self.https, &self.http) != (&next.https, &next.http)),
-            ("[admin]", self.admin != next.admin),
-            ("[tls]", self.tls != next.tls),
+            ("[listen]", (&self.https, &self.http, admin(self)) != (&next.https, &next.http, admin(next))),
             ("[store]", database(&self.store) != database(&next.store)),
             ("[limits]", redis(&self.limit) != redis(&next.limit)),
             ("[cache] or [passwords]", cache(&self.cache) != cache(&next.cache)),
-            ("[log]", self.log != next.log),
+            ("[log] format or audit_file", log(&self.log) != log(&next.log)),
             ("[mail]", self.mail != next.mail),
-            ("[connections]", (&self.connections, self.drain_timeout) != (&next.connections, next.drain_timeout)),
+            ("[connections]", (&self.connections, self.drain) != (&next.connections, next.drain)),
+            ("[reload]", self.watch_every != next.watch_every),
         ]
         .into_iter()
         .filter_map(|(name, differs)| differs.then_some(name))
@@ -271,7 +285,11 @@ pub(super) fn passwords(raw: &RawPasswords, given: &Given, report: &mut Report<'
 }
 
 /// Logs.
-pub(super) fn log(raw: &RawLog) -> LogSettings {
+pub(super) fn log(raw: &RawLog, report: &mut Report<'_>) -> LogSettings {
+    if let Some(level) = raw.level.as_ref().filter(|level| log::check_level(level.get_ref()).is_err()) {
+        let remedy = "write `error`, `warn`, `info`, `debug` or `trace`, or such as `info,tollgate::edge=debug`";
+        report.tell(&level.span(), format!("`{}` is no level and no filter", level.get_ref()), remedy);
+    }
     LogSettings {
         level: raw.level.as_ref().map_or("info", |level| level.get_ref()).to_owned(),
         format: raw.format.unwrap_or(LogFormat::Json),
@@ -280,8 +298,14 @@ pub(super) fn log(raw: &RawLog) -> LogSettings {
     }
 }
 
+/// How often files are looked at for changes.
+pub(super) fn reload(raw: &RawReload, report: &mut Report<'_>) -> Option<Duration> {
+    let every = duration(&raw.every, secs(2), Duration::from_millis(100)..=secs(3600), report);
+    raw.watch.unwrap_or(true).then_some(every)
+}
+
 /// Bounds of connections, and how long they may finish.
-pub(super) fn connections(raw: &RawConnections, report: &mut Report<'_>) -> (Connections, Duration) {
+pub(super) fn connections(raw: &RawConnections, report: &mut Report<'_>) -> (Connections, Drain) {
     let short = Duration::from_millis(100)..=secs(300);
     let header_size = size(&raw.max_header_size, 64 << 10, report);
     let max_header_size = usize::try_from(header_size).ok().filter(|size| (8 << 10..=1 << 20).contains(size));
@@ -298,5 +322,9 @@ pub(super) fn connections(raw: &RawConnections, report: &mut Report<'_>) -> (Con
         max_headers: count(&raw.max_headers, 100, 16..=1000, report),
         max_streams: count(&raw.max_streams, 128, 1..=10_000, report),
     };
-    (connections, duration(&raw.drain_timeout, secs(30), secs(0)..=secs(3600), report))
+    let drain = Drain {
+        delay: duration(&raw.drain_delay, secs(0), secs(0)..=secs(600), report),
+        timeout: duration(&raw.drain_timeout, secs(30), secs(0)..=secs(3600), report),
+    };
+    (connections, drain)
 }

@@ -12,8 +12,8 @@ use super::boot::{self, Boot};
 use super::given::Given;
 use super::mail;
 use super::raw::{
-    RawAdmin, RawCache, RawConnections, RawFile, RawLimits, RawListen, RawLog, RawPasswords, RawStore, RawTls, Texts,
-    each,
+    RawAdmin, RawCache, RawConnections, RawFile, RawLimits, RawListen, RawLog, RawPasswords, RawReload, RawStore,
+    RawTls, Texts, each,
 };
 use super::site::{self, Names};
 use super::snapshot::{Hosts, Site, Snapshot};
@@ -189,14 +189,16 @@ fn process(
     let pool = boot::passwords(raw.map_or(&RawPasswords::default(), Spanned::get_ref), given, &mut reports[at]);
     let (at, raw) = section(pages, "cache", |raw| raw.cache.as_ref(), reports);
     let cache = boot::cache(raw.map_or(&RawCache::default(), Spanned::get_ref), pool, &mut reports[at]);
-    let (_, raw) = section(pages, "log", |raw| raw.log.as_ref(), reports);
-    let log = boot::log(raw.map_or(&RawLog::default(), Spanned::get_ref));
+    let (at, raw) = section(pages, "log", |raw| raw.log.as_ref(), reports);
+    let log = boot::log(raw.map_or(&RawLog::default(), Spanned::get_ref), &mut reports[at]);
     let (at, raw) = section(pages, "connections", |raw| raw.connections.as_ref(), reports);
-    let (connections, drain_timeout) =
+    let (connections, drain) =
         boot::connections(raw.map_or(&RawConnections::default(), Spanned::get_ref), &mut reports[at]);
+    let (at, raw) = section(pages, "reload", |raw| raw.reload.as_ref(), reports);
+    let watch_every = boot::reload(raw.map_or(&RawReload::default(), Spanned::get_ref), &mut reports[at]);
     let (at, raw) = section(pages, "network", |raw| raw.network.as_ref(), reports);
     let trusted = raw.map_or_else(Vec::new, |raw| networks(&raw.get_ref().trusted_proxies, &mut reports[at]));
-    (Boot { https, http, admin, tls, store, limit, cache, log, mail, connections, drain_timeout }, trusted)
+    (Boot { https, http, admin, tls, store, limit, cache, log, mail, connections, drain, watch_every }, trusted)
 }
 
 /// The one file that has the section, and the section; the first file where none has it.

@@ -1,14 +1,11 @@
-//! Reading texts and keeping secrets.
+//! Keeping secrets.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::model::secret::Secret;
-
-/// No configuration, contract or secret is longer: a device or a log named by mistake is not read to its end.
-const MAX_FILE: u64 = 16 << 20;
 
 /// Writes the secret whole or not at all, readable by this user alone; `false` when the file is there already.
 pub fn write_new(path: &Path, secret: &Secret) -> io::Result<bool> {
@@ -36,13 +33,6 @@ pub fn write_new(path: &Path, secret: &Secret) -> io::Result<bool> {
 /// Editors and `echo` end a file with a line break that is no part of the secret.
 pub(super) fn without_newline(text: &str) -> Secret {
     Secret::new(text.trim_end_matches(['\r', '\n']).to_owned())
-}
-
-/// The file's text.
-pub(super) fn read_text(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    let length = File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
-    if length as u64 > MAX_FILE { Err(ErrorKind::FileTooLarge.into()) } else { Ok(text) }
 }
 
 /// The error in the words of whoever has to mend it.

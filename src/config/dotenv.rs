@@ -9,13 +9,14 @@ use std::cell::Cell;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
-use super::disk::{read_text, reason};
+use super::disk::reason;
 use super::env::Env;
+use super::footprint::Footprint;
 use crate::contract::source::Located;
 
 /// Adds to `env` what the file at `path` sets and `env` does not. No such file: nothing to add.
 pub fn fill(env: &mut Env, path: &Path) -> Result<(), Located> {
-    let text = match read_text(path) {
+    let text = match Footprint::default().read_text(path) {
         Ok(text) => text,
         // A folder of that name is a virtual environment of Python's, and no business of ours.
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::IsADirectory) => return Ok(()),

@@ -4,8 +4,7 @@
 //! when everything else is right, so that a bad file leaves nothing behind.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -15,15 +14,16 @@ use toml::de::{DeTable, DeValue};
 
 use super::boot::Boot;
 use super::compile::{Compiled, Page, compile};
-use super::disk::{read_text, reason, without_newline, write_new};
+use super::disk::{reason, without_newline, write_new};
 use super::env::{Env, Override, interpolate};
+use super::footprint::Footprint;
 use super::given::Given;
 use super::keys::kind;
 use super::mail;
 use super::raw::{RawApiKeys, RawFile, Text};
 use super::site::is_path;
 use super::snapshot::Snapshot;
-use crate::contract::source::{Located, Source, read};
+use crate::contract::source::{self, Located, Source};
 use crate::credential::generate::{KeyKind, generate};
 use crate::model::entropy::Entropy;
 use crate::model::secret::Secret;
@@ -52,33 +52,61 @@ pub struct Loaded {
     pub snapshot: Snapshot,
     /// What works and may not be meant.
     pub warnings: Vec<Located>,
-    /// Every file that was read: what to look at for a reload.
-    pub files: Vec<PathBuf>,
+    /// Every file that was read.
+    pub footprint: Footprint,
+}
+
+/// What came of reading, and from where: that is known also where nothing came of it.
+#[derive(Debug)]
+pub struct Read {
+    /// The configuration, or everything that is wrong with it.
+    pub outcome: Result<Loaded, Vec<Located>>,
+    /// Every file that was read or should have been.
+    pub footprint: Footprint,
 }
 
 /// Loads the file at `path` with all that it includes, or tells everything that is wrong.
 pub fn load(path: &Path, inputs: &Inputs<'_>) -> Result<Loaded, Vec<Located>> {
-    let text = read_text(path).map_err(|error| {
+    read(path, inputs).outcome
+}
+
+/// The same, and which files it was read from.
+pub fn read(path: &Path, inputs: &Inputs<'_>) -> Read {
+    let mut footprint = Footprint::default();
+    let outcome = footprint.read_text(path).map_err(|error| {
         let remedy = "name a configuration with --config; config/gateway.toml is one to start from".into();
         let message = format!("cannot read the file: {}", reason(&error));
         vec![Located { file: path.display().to_string(), line: 0, column: 0, key: String::new(), message, remedy }]
-    })?;
-    from(path.to_owned(), &Source::new(path.display().to_string(), text), inputs)
+    });
+    let outcome = outcome
+        .and_then(|text| from(path.to_owned(), &Source::new(path.display().to_string(), text), inputs, &mut footprint));
+    Read { outcome, footprint }
 }
 
 /// Loads `text` as if it stood in a file called `name` in the working directory.
 pub fn load_text(name: &str, text: &str, inputs: &Inputs<'_>) -> Result<Loaded, Vec<Located>> {
-    from(PathBuf::from(name), &Source::new(name, text), inputs)
+    read_text(name, text, inputs).outcome
 }
 
-fn from(path: PathBuf, source: &Source, inputs: &Inputs<'_>) -> Result<Loaded, Vec<Located>> {
+/// The same, and which files it named.
+pub fn read_text(name: &str, text: &str, inputs: &Inputs<'_>) -> Read {
+    let mut footprint = Footprint::default();
+    let outcome = from(PathBuf::from(name), &Source::new(name, text), inputs, &mut footprint);
+    Read { outcome, footprint }
+}
+
+fn from(
+    path: PathBuf,
+    source: &Source,
+    inputs: &Inputs<'_>,
+    footprint: &mut Footprint,
+) -> Result<Loaded, Vec<Located>> {
     let mut errors = Vec::new();
     let mut found = Vec::new();
-    gather(path, source, &mut Vec::new(), inputs.env, &mut found, &mut errors);
-    let files = found.iter().map(|found| found.path.clone()).collect();
+    gather(path, source, &mut Vec::new(), inputs.env, &mut found, &mut errors, footprint);
     let names: Vec<String> = found.iter().map(|found| found.source.name.clone()).collect();
     let Some(pages) = read_pages(found, inputs, &mut errors) else { return Err(in_order(errors, &names)) };
-    let (mut given, pending) = given(&pages, inputs);
+    let (mut given, pending) = given(&pages, inputs, footprint);
     let compiled = compile(&pages, &given);
     if !errors.is_empty() {
         let more = compiled.err().into_iter().flatten();
@@ -90,12 +118,12 @@ fn from(path: PathBuf, source: &Source, inputs: &Inputs<'_>) -> Result<Loaded, V
     let with_mail = pages.iter().find_map(|page| Some((page, page.raw.mail.as_ref()?)));
     let (source, raw) = with_mail.map_or((&pages[0].source, None), |(page, raw)| (&page.source, Some(raw)));
     mail::try_out(&compiled.boot.mail, source, raw).map_err(|error| vec![error])?;
-    if inputs.write && write_all(pending, &mut given)? {
+    if inputs.write && write_all(pending, &mut given, footprint)? {
         // Another process was faster: its secrets are the ones that count.
         compiled = compile(&pages, &given)?;
     }
     let Compiled { boot, snapshot, warnings } = compiled;
-    Ok(Loaded { boot, snapshot, warnings, files })
+    Ok(Loaded { boot, snapshot, warnings, footprint: footprint.clone() })
 }
 
 /// Whether `error` only says that something is missing or wrong which `first` has said why: a variable that
@@ -135,6 +163,7 @@ fn gather(
     env: &Env,
     found: &mut Vec<Found>,
     errors: &mut Vec<Located>,
+    footprint: &mut Footprint,
 ) {
     let (root, _) = DeTable::parse_recoverable(&source.text);
     let mut root = root.into_inner();
@@ -160,8 +189,8 @@ fn gather(
             errors.push(source.error(&span, format!("`{shown}` is included twice"), "include each file once"));
             continue;
         }
-        match read_text(&path) {
-            Ok(text) => gather(path, &Source::new(shown, text), above, env, found, errors),
+        match footprint.read_text(&path) {
+            Ok(text) => gather(path, &Source::new(shown, text), above, env, found, errors, footprint),
             Err(error) => {
                 let message = format!("cannot read `{shown}`: {}", reason(&error));
                 errors.push(source.error(&span, message, "an include's path starts from the file that names it"));
@@ -201,7 +230,7 @@ fn read_pages(found: Vec<Found>, inputs: &Inputs<'_>, errors: &mut Vec<Located>)
         let own: Vec<&Override> =
             overrides.iter().zip(&homes).filter_map(|(each, home)| (*home == at).then_some(each)).collect();
         source.outside = own.iter().map(|each| each.outside()).collect();
-        let (raw, told) = read::<RawFile>(&source, |table, errors| {
+        let (raw, told) = source::read::<RawFile>(&source, |table, errors| {
             interpolate(&source, table, inputs.env, errors);
             for (at, each) in own.iter().enumerate() {
                 errors.extend(each.apply(table, at).err());
@@ -259,7 +288,7 @@ struct Pending {
 }
 
 /// Reads what the files name: secrets, contracts, certificates. Secrets that are to be made are drawn.
-fn given(pages: &[Page], inputs: &Inputs<'_>) -> (Given, Vec<Pending>) {
+fn given(pages: &[Page], inputs: &Inputs<'_>, footprint: &mut Footprint) -> (Given, Vec<Pending>) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut given = Given {
         secrets: BTreeMap::new(),
@@ -275,7 +304,7 @@ fn given(pages: &[Page], inputs: &Inputs<'_>) -> (Given, Vec<Pending>) {
             if given.secrets.contains_key(path) {
                 continue;
             }
-            let secret = match (read_text(Path::new(path)), make) {
+            let secret = match (footprint.read_text(Path::new(path)), make) {
                 (Ok(text), _) => Ok(without_newline(&text)),
                 (Err(error), Some(make)) if error.kind() == ErrorKind::NotFound => {
                     let drawn = make.draw(inputs.entropy);
@@ -288,14 +317,14 @@ fn given(pages: &[Page], inputs: &Inputs<'_>) -> (Given, Vec<Pending>) {
         }
         for site in page.raw.site.iter().map(Spanned::get_ref) {
             if let Some(path) = site.contract.as_ref().map(Spanned::get_ref).filter(|name| is_path(name)) {
-                let source = read_text(Path::new(path)).map(|text| Source::new(path.clone(), text));
+                let source = footprint.read_text(Path::new(path)).map(|text| Source::new(path.clone(), text));
                 given.contracts.insert(path.clone(), source.map_err(|error| reason(&error)));
             }
         }
         let certificates = page.raw.tls.iter().flat_map(|tls| &tls.get_ref().certificate).map(Spanned::get_ref);
         let authorities = page.raw.mail.iter().filter_map(|mail| mail.get_ref().authorities.as_ref());
         for text in certificates.flat_map(|pair| [&pair.certificate, &pair.key]).flatten().chain(authorities) {
-            if let Err(error) = File::open(text.get_ref()).and_then(|mut file| file.read(&mut [0])) {
+            if let Err(error) = footprint.read(Path::new(text.get_ref())) {
                 given.unreadable.insert(text.get_ref().clone(), reason(&error));
             }
         }
@@ -358,12 +387,12 @@ fn secret_files(raw: &RawFile) -> Vec<(&str, Option<Make<'_>>)> {
 }
 
 /// Writes new secrets; `true` when some of them had appeared in the meantime and were read instead.
-fn write_all(pending: Vec<Pending>, given: &mut Given) -> Result<bool, Vec<Located>> {
+fn write_all(pending: Vec<Pending>, given: &mut Given, footprint: &mut Footprint) -> Result<bool, Vec<Located>> {
     let mut other = false;
     let mut errors = Vec::new();
     for Pending { path, secret } in pending {
         let kept = write_new(Path::new(&path), &secret)
-            .and_then(|written| if written { Ok(None) } else { read_text(Path::new(&path)).map(Some) });
+            .and_then(|written| footprint.read_text(Path::new(&path)).map(|text| (!written).then_some(text)));
         match kept {
             Ok(None) => {}
             Ok(Some(text)) => {
@@ -404,12 +433,12 @@ mod tests {
         let path = folder.path().join("a/b/secret");
         assert!(write_new(&path, &Secret::new("one".into())).unwrap());
         assert!(!write_new(&path, &Secret::new("two".into())).unwrap());
-        assert_eq!(without_newline(&read_text(&path).unwrap()), Secret::new("one".into()));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\n");
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no draft is left behind");
 
         let pending = vec![Pending { path: path.display().to_string(), secret: Secret::new("three".into()) }];
         let mut given = nothing();
-        assert_eq!(write_all(pending, &mut given), Ok(true));
+        assert_eq!(write_all(pending, &mut given, &mut Footprint::default()), Ok(true));
         assert_eq!(given.secrets[&path.display().to_string()], Ok(Secret::new("one".into())));
     }
 
@@ -420,7 +449,7 @@ mod tests {
         std::fs::write(&file, "x").unwrap();
         let path = file.join("secret").display().to_string();
         let pending = vec![Pending { path: path.clone(), secret: Secret::new("hunter2-hunter2".into()) }];
-        let errors = write_all(pending, &mut nothing()).unwrap_err();
+        let errors = write_all(pending, &mut nothing(), &mut Footprint::default()).unwrap_err();
         assert!(errors[0].to_string().starts_with(&format!("{path}: cannot write the new secret: ")), "{errors:?}");
         assert!(!errors[0].to_string().contains("hunter2"));
     }

@@ -18,6 +18,7 @@ mod compile;
 pub mod disk;
 pub mod dotenv;
 pub mod env;
+pub mod footprint;
 mod given;
 mod identity;
 mod keys;
@@ -37,5 +38,5 @@ mod tests;
 mod values;
 
 pub use boot::Boot;
-pub use load::{Inputs, Loaded, load, load_text};
+pub use load::{Inputs, Loaded, Read, load, load_text, read, read_text};
 pub use snapshot::{Route, Site, Snapshot};

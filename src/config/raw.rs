@@ -41,6 +41,7 @@ pub(super) struct RawFile {
     pub connections: Option<Spanned<RawConnections>>,
     pub network: Option<Spanned<RawNetwork>>,
     pub log: Option<Spanned<RawLog>>,
+    pub reload: Option<Spanned<RawReload>>,
     pub mail: Option<Spanned<RawMail>>,
     pub site: Vec<Spanned<RawSite>>,
 }
@@ -118,6 +119,7 @@ pub(super) struct RawConnections {
     pub header_timeout: Text,
     pub body_timeout: Text,
     pub idle_timeout: Text,
+    pub drain_delay: Text,
     pub drain_timeout: Text,
     pub max_header_size: Text,
     pub max_headers: Number,
@@ -137,6 +139,13 @@ pub(super) struct RawLog {
     pub format: Option<LogFormat>,
     pub access: Option<bool>,
     pub audit_file: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawReload {
+    pub watch: Option<bool>,
+    pub every: Text,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -272,10 +272,19 @@ fn a_public_listener_without_tls_is_worth_a_word() {
 fn a_change_that_needs_a_restart_is_named() {
     let (one, two) = (
         good(&file("")),
-        good(&file("[store]\nurl = 'sqlite://other.db'\n[log]\naccess = false\n[mail]\ntransport = 'outbox'\n")),
+        good(&file("[store]\nurl = 'sqlite://other.db'\n[log]\nformat = 'text'\n[mail]\ntransport = 'outbox'\n")),
     );
-    assert_eq!(one.boot.differences(&two.boot), ["[store]", "[log]", "[mail]"]);
+    assert_eq!(one.boot.differences(&two.boot), ["[store]", "[log] format or audit_file", "[mail]"]);
     assert_eq!(one.boot.differences(&one.boot), Vec::<&str>::new());
+    // What a reload applies is none: the log's level and access lines, the operator's token, certificates.
+    let three = good(&file(&format!("[log]\nlevel = 'debug'\naccess = false\n[admin]\ntoken = 'operator-{SECRET}'\n")));
+    assert_eq!(one.boot.differences(&three.boot), Vec::<&str>::new());
+    let admin = |token: &str| {
+        let listen = "[listen]\nadmin = '127.0.0.1:9090'\n";
+        good(&file(&format!("[admin]\ntoken = '{token}-{SECRET}'\n")).replacen("[listen]\n", listen, 1))
+    };
+    assert_eq!(admin("one").boot.differences(&admin("two").boot), Vec::<&str>::new());
+    assert_eq!(one.boot.differences(&admin("one").boot), ["[listen]"]);
 }
 
 #[test]

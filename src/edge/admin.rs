@@ -1,8 +1,10 @@
-//! The admin listener: `/metrics`, `/healthz`, `/readyz`, and the operator's acts under `/v1` with a token.
+//! The admin listener: `/metrics`, `/healthz`, `/readyz`, and the operator's acts under `/v1` with a token: the log's
+//! level, and everything about accounts ([`crate::native::operator`]).
 //!
 //! It is a listener of its own, never a path on the data port, and it never speaks for a product.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::gateway::Gateway;
 use crate::model::secret::Secret;
 use crate::native::operator::{self, Desk};
-use crate::observe::audit::{self, Actor, Event};
+use crate::observe::audit::{self, Act, Actor, Event};
 use crate::observe::metrics::labels::Listener;
 
 /// The longest body of an act, in bytes.
@@ -33,8 +35,7 @@ type Answer = Response<Full<Bytes>>;
 
 /// Serves the admin listener until `stop`, which comes after the data port has drained: an operator wants to
 /// see the end.
-pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, token: Option<Secret>, stop: CancellationToken) {
-    let token = Arc::new(token);
+pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, stop: CancellationToken) {
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -46,11 +47,11 @@ pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, token: Option<S
             continue;
         };
         let held = gateway.metrics.connections.opened(Listener::Admin);
-        let (gateway, token, stop) = (Arc::clone(&gateway), Arc::clone(&token), stop.clone());
+        let (gateway, stop) = (Arc::clone(&gateway), stop.clone());
         connections.spawn(async move {
             let service = service_fn(move |request| {
-                let (gateway, token) = (Arc::clone(&gateway), Arc::clone(&token));
-                async move { Ok::<_, Infallible>(answer(&gateway, token.as_ref().as_ref(), peer.ip(), request).await) }
+                let gateway = Arc::clone(&gateway);
+                async move { Ok::<_, Infallible>(answer(&gateway, peer.ip(), request).await) }
             });
             let serving = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -67,15 +68,11 @@ pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, token: Option<S
     connections.wait().await;
 }
 
-async fn answer(
-    gateway: &Gateway,
-    token: Option<&Secret>,
-    peer: std::net::IpAddr,
-    request: Request<Incoming>,
-) -> Answer {
+async fn answer(gateway: &Gateway, peer: IpAddr, request: Request<Incoming>) -> Answer {
     let (head, body) = request.into_parts();
     match head.uri.path() {
-        path if path.starts_with("/v1/") || path == "/v1" => match refuse(token, &head) {
+        // Asked anew at each request: a token that a reload has taken away ends at once.
+        path if path.starts_with("/v1/") || path == "/v1" => match refuse(gateway.operator_token().as_deref(), &head) {
             Some(refused) => refused,
             None => act(gateway, peer, &head, body).await,
         },
@@ -117,7 +114,7 @@ fn refuse(token: Option<&Secret>, head: &http::request::Parts) -> Option<Answer>
     Some(refused)
 }
 
-async fn act(gateway: &Gateway, peer: std::net::IpAddr, head: &http::request::Parts, body: Incoming) -> Answer {
+async fn act(gateway: &Gateway, peer: IpAddr, head: &http::request::Parts, body: Incoming) -> Answer {
     let whole = tokio::time::timeout(PATIENCE, Limited::new(body, BODY).collect()).await;
     let Ok(Ok(body)) = whole else {
         return json_answer(
@@ -125,29 +122,55 @@ async fn act(gateway: &Gateway, peer: std::net::IpAddr, head: &http::request::Pa
             &json!({ "error": format!("the body did not arrive within {PATIENCE:?} and {BODY} bytes") }),
         );
     };
+    let body = body.to_bytes();
     let now = gateway.clock.now();
+    let audit = |site: Option<&str>, act: Act<'_>| {
+        let actor = Actor::Operator(audit::Door::AdminApi);
+        gateway.logs.audit(&Event { time: now.wall, actor, act, site, client: Some(peer), request_id: None });
+    };
+    if head.uri.path() == "/v1/log" {
+        return log(gateway, head, &body, |act| audit(None, act));
+    }
     let live = gateway.live();
     let sites: Vec<_> = live.sites.iter().map(|live| Arc::clone(&live.site)).collect();
     let desk = Desk {
         store: &gateway.store,
         sites: &sites,
         forget: &|change| gateway.forget(change),
-        audit: &|site, act| {
-            let actor = Actor::Operator(audit::Door::AdminApi);
-            gateway.logs.audit(&Event {
-                time: now.wall,
-                actor,
-                act,
-                site: Some(site),
-                client: Some(peer),
-                request_id: None,
-            });
-        },
+        audit: &|site, act| audit(Some(site), act),
         now,
     };
     let query = head.uri.query().unwrap_or("");
-    let reply = operator::handle(&desk, &head.method, head.uri.path(), query, &body.to_bytes()).await;
+    let reply = operator::handle(&desk, &head.method, head.uri.path(), query, &body).await;
     json_answer(reply.status, &reply.body)
+}
+
+/// Which events are logged: read, or set until the configured level changes or the process ends.
+fn log(gateway: &Gateway, head: &http::request::Parts, body: &[u8], audit: impl FnOnce(Act<'_>)) -> Answer {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Wanted {
+        level: Option<String>,
+    }
+    match head.method {
+        Method::GET | Method::HEAD => {}
+        Method::PUT => {
+            let wanted = serde_json::from_slice(body)
+                .map_err(|error| format!("write {{\"level\": \"debug\"}}, or null for the configured one: {error}"));
+            let set = wanted.and_then(|Wanted { level }| {
+                gateway.logs.set_level(level.as_deref()).map_err(|error| error.to_string())?;
+                Ok(level)
+            });
+            match set {
+                Ok(level) => audit(Act::LogLevelSet { level: level.as_deref() }),
+                Err(error) => return json_answer(400, &json!({ "error": error })),
+            }
+        }
+        _ => return json_answer(405, &json!({ "error": "/v1/log takes GET and PUT" })),
+    }
+    let level = gateway.logs.level();
+    let (configured, set) = level.map_or((None, None), |level| (Some(level.configured), level.set));
+    json_answer(200, &json!({ "level": set.as_ref().or(configured.as_ref()), "configured": configured }))
 }
 
 fn json_answer(status: u16, body: &serde_json::Value) -> Answer {

@@ -110,6 +110,8 @@ pub enum Act<'a> {
     ConfigurationLoaded { generation: u64 },
     /// A configuration was refused.
     ConfigurationRefused { errors: usize },
+    /// The log's level was set; `None`: as configured again.
+    LogLevelSet { level: Option<&'a str> },
 }
 
 impl Act<'_> {
@@ -154,6 +156,7 @@ impl Act<'_> {
                 ("configuration_loaded", vec![("generation", (*generation).into())])
             }
             Self::ConfigurationRefused { errors } => ("configuration_refused", vec![("errors", (*errors).into())]),
+            Self::LogLevelSet { level } => ("log_level_set", vec![("level", (*level).into())]),
         }
     }
 }

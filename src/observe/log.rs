@@ -10,14 +10,15 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, SubscriberExt};
-use tracing_subscriber::{EnvFilter, Layer, Registry};
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use super::access::{AccessLine, told};
 use super::audit;
@@ -58,6 +59,9 @@ pub enum LogError {
     /// There is a log already in this process.
     #[error("a log was set up before in this process")]
     Twice,
+    /// There is no log whose level could be changed.
+    #[error("this gateway writes no log")]
+    Off,
 }
 
 /// Where lines go.
@@ -76,10 +80,22 @@ pub struct Logs(Option<Arc<Inner>>);
 #[derive(Debug)]
 struct Inner {
     format: LogFormat,
-    access: bool,
+    access: AtomicBool,
+    level: Mutex<Levels>,
+    /// What decides which events are written, once `tracing` hands them over.
+    filter: OnceLock<reload::Handle<EnvFilter, Registry>>,
     log: Sink,
     audit: Option<Sink>,
     clock: Arc<dyn Clock>,
+}
+
+/// Which events are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Levels {
+    /// What the configuration says.
+    pub configured: String,
+    /// What the operator said since; `None`: as configured.
+    pub set: Option<String>,
 }
 
 /// Owns the log's threads: keep it to the end of `main`, and finish it there.
@@ -137,23 +153,63 @@ impl Logs {
             }
             None => None,
         };
-        let inner = Inner { format: settings.format, access: settings.access, log, audit, clock };
+        let inner = Inner {
+            format: settings.format,
+            access: AtomicBool::new(settings.access),
+            level: Mutex::new(Levels { configured: settings.level.clone(), set: None }),
+            filter: OnceLock::new(),
+            log,
+            audit,
+            clock,
+        };
         Ok((Self(Some(Arc::new(inner))), LogWriter(writers)))
+    }
+
+    /// Takes over what a configuration that was read again says of events and access lines. A level that the operator
+    /// has set stays unless the configured one is another now.
+    pub fn configure(&self, settings: &LogSettings) -> Result<(), LogError> {
+        let Some(inner) = &self.0 else { return Ok(()) };
+        let mut level = inner.level();
+        if level.configured != settings.level {
+            inner.apply(&settings.level)?;
+            *level = Levels { configured: settings.level.clone(), set: None };
+        }
+        inner.access.store(settings.access, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Writes events by another filter from now on; `None`: by the configured one again.
+    pub fn set_level(&self, set: Option<&str>) -> Result<(), LogError> {
+        let inner = self.0.as_ref().ok_or(LogError::Off)?;
+        let mut level = inner.level();
+        inner.apply(set.unwrap_or(&level.configured))?;
+        level.set = set.map(str::to_owned);
+        Ok(())
+    }
+
+    /// Which events are written; `None`: none ever are.
+    pub fn level(&self) -> Option<Levels> {
+        Some(self.0.as_ref()?.level().clone())
     }
 
     /// What `tracing` hands its events to.
     pub(super) fn subscriber(&self, filter: EnvFilter) -> impl Subscriber + Send + Sync + use<> {
+        let (filter, handle) = reload::Layer::new(filter);
+        if let Some(inner) = &self.0 {
+            // A second subscriber of one log, which only tests make, keeps its own filter.
+            let _ = inner.filter.set(handle);
+        }
         Registry::default().with(Events(self.clone()).with_filter(filter))
     }
 
     /// Whether access lines are written at all.
     pub fn wants_access(&self) -> bool {
-        self.0.as_ref().is_some_and(|inner| inner.access)
+        self.0.as_ref().is_some_and(|inner| inner.access.load(Ordering::Relaxed))
     }
 
     /// Writes a request's line.
     pub fn access(&self, line: &AccessLine<'_>) {
-        if let Some(inner) = self.0.as_ref().filter(|inner| inner.access) {
+        if let Some(inner) = self.0.as_ref().filter(|_| self.wants_access()) {
             with_line(
                 inner.format,
                 |buffer| inner.format.put(line, buffer),
@@ -174,6 +230,18 @@ impl Logs {
             LogFormat::Text => put_text(event, buffer),
         };
         with_line(inner.format, put, |line| inner.log.push(line, Weight::Heavy));
+    }
+}
+
+impl Inner {
+    fn level(&self) -> MutexGuard<'_, Levels> {
+        self.level.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn apply(&self, level: &str) -> Result<(), LogError> {
+        let filter = filter(level)?;
+        // Before `tracing` hands events over there is nothing to filter, and after it none are left.
+        self.filter.get().map_or(Ok(()), |handle| handle.reload(filter)).map_err(|_| LogError::Off)
     }
 }
 

@@ -57,12 +57,20 @@ pub struct Certificates {
     current: ArcSwap<resolver::Set>,
 }
 
+/// Certificates that were read and are good, not served yet.
+#[derive(Debug)]
+pub struct Prepared(resolver::Set);
+
 impl Certificates {
-    /// Reads the certificates again (for development: renews them if that is due). Until all of them are
-    /// good, those from before are served.
-    pub fn reload(&self, settings: &Settings, now: Timestamp) -> Result<(), TlsError> {
-        self.current.store(Arc::new(read(settings, &self.provider, now)?));
-        Ok(())
+    /// Reads certificates (for development: renews them if that is due), the same as before or others. Those from
+    /// before are served on.
+    pub fn prepare(&self, settings: &Settings, now: Timestamp) -> Result<Prepared, TlsError> {
+        read(settings, &self.provider, now).map(Prepared)
+    }
+
+    /// Serves these from the next handshake on.
+    pub fn serve(&self, prepared: Prepared) {
+        self.current.store(Arc::new(prepared.0));
     }
 
     /// When each certificate ends, for metrics and for whoever renews them.

@@ -222,9 +222,9 @@ async fn a_reload_serves_new_handshakes_and_a_bad_one_changes_nothing() {
     let leaf = async || connect(&server, &client(&roots, BOTH, &[]), "api.test").await.unwrap().leaf;
     assert_eq!(leaf().await, der(&old.certificate));
     let mixed = CertificateFiles { certificate: new.certificate.clone(), key: old.key.clone() };
-    certificates.reload(&Settings::Files(vec![new.clone(), mixed]), now()).unwrap_err();
+    certificates.prepare(&Settings::Files(vec![new.clone(), mixed]), now()).unwrap_err();
     assert_eq!(leaf().await, der(&old.certificate));
-    certificates.reload(&Settings::Files(vec![new.clone()]), now()).unwrap();
+    certificates.serve(certificates.prepare(&Settings::Files(vec![new.clone()]), now()).unwrap());
     assert_eq!(leaf().await, der(&new.certificate));
     assert_eq!(certificates.expiries()[0].name, "api.test");
 }

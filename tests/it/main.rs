@@ -18,6 +18,7 @@ mod operator;
 mod process;
 mod products;
 mod relay;
+mod reload;
 mod reshape;
 mod samples;
 mod serve;

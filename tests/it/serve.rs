@@ -303,3 +303,78 @@ async fn a_client_that_chooses_http2_and_says_nothing_is_not_kept() {
     served.process.stop().await.good();
     driver.abort();
 }
+
+#[tokio::test]
+async fn a_load_balancer_is_told_first_and_clients_are_let_in_until_the_delay_is_over() {
+    let backend = Backend::start().await;
+    let home = Home::new(&Plan {
+        postgres: None,
+        backend: &backend.url(),
+        store: "",
+        top: "[connections]\ndrain_delay = \"1s\"",
+        site: "",
+    });
+    let served = home.start().await;
+    let token = token(&served.http).await;
+    let told = now();
+    served.process.signal("TERM").await;
+    let mut during = 0;
+    while told.elapsed() < Duration::from_millis(800) {
+        let ready = served.admin.get("/readyz").send().await;
+        let answer = served.http.get("/api/v1/posts").bearer(&token).send().await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        during += u32::from(ready.status == 503);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(during > 5, "{during}");
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(tokio::net::TcpStream::connect(served.http.address).await.is_err(), "nobody new after it");
+    served.process.ended().await.good();
+    assert!(told.elapsed() >= Duration::from_secs(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_ends_it_at_once() {
+    let (backend, mut arrived) = slow_backend(Duration::from_mins(1)).await;
+    let home = home(&backend);
+    let served = home.start().await;
+    let token = token(&served.http).await;
+    let client = served.http.clone();
+    let under_way = tokio::spawn(async move { client.get("/api/v1/posts").bearer(&token).try_send().await });
+    arrived.wait_for(|count| *count == 1).await.expect("a request");
+    served.process.signal("TERM").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!under_way.is_finished(), "the first signal lets it finish");
+    let told = now();
+    served.process.signal("INT").await;
+    let ended = served.process.ended().await;
+    assert!(told.elapsed() < PROMPT, "{:?}", told.elapsed());
+    assert!(ended.out.contains("told a second time to stop"), "{}", ended.out);
+    ended.bad(1);
+    assert!(under_way.await.expect("no panic").is_err());
+}
+
+#[tokio::test]
+async fn who_was_about_to_ask_is_answered_and_told_to_go() {
+    let backend = Backend::start().await;
+    let home = home(&backend.url());
+    let served = home.start().await;
+    // One that has just come, one that has asked once and rests.
+    let mut fresh = served.http.stream(&[]).await;
+    let mut rests = served.https.stream(&[b"http/1.1"]).await;
+    let ask = b"GET /api/v1/posts HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    rests.write_all(ask).await.expect("sent");
+    let mut first = [0; 4096];
+    let length = rests.read(&mut first).await.expect("an answer");
+    assert!(!String::from_utf8_lossy(&first[..length]).contains("connection: close"));
+    served.process.signal("TERM").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for stream in [&mut fresh, &mut rests] {
+        stream.write_all(ask).await.expect("sent");
+        let mut told = String::new();
+        let read = tokio::time::timeout(PROMPT, stream.read_to_string(&mut told)).await.expect("an end");
+        read.expect("an orderly one");
+        assert!(told.starts_with("HTTP/1.1 401") && told.contains("connection: close"), "{told}");
+    }
+    served.process.ended().await.good();
+}

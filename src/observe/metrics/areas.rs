@@ -244,6 +244,7 @@ pub struct ConfigMetrics {
     last_success_time: Gauge,
     reloads: IntCounterVec,
     generation: IntGauge,
+    restart_pending: IntGauge,
 }
 
 impl ConfigMetrics {
@@ -257,6 +258,10 @@ impl ConfigMetrics {
             ),
             reloads: make.counters("config_reloads_total", "Configurations read, the first included.", &["outcome"]),
             generation: make.gauge("config_generation", "Which configuration since the start is in use."),
+            restart_pending: make.gauge(
+                "config_restart_pending",
+                "1 when the configuration in use differs from the running process in what only a restart applies.",
+            ),
         }
     }
 
@@ -266,6 +271,11 @@ impl ConfigMetrics {
         self.last_success_time.set(seconds_of(at));
         self.reloads.with_label_values(&["ok"]).inc();
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+    }
+
+    /// States whether something waits for a restart.
+    pub fn restart_pending(&self, pending: bool) {
+        self.restart_pending.set(pending.into());
     }
 
     /// Notes a configuration that was refused; the one before stays in use.

@@ -1,0 +1,118 @@
+//! Reading the configuration again: all of it is made ready first, then all of it counts, or none.
+//!
+//! Requests under way keep the configuration they began with. Windows, caches, connections and sessions are not
+//! touched: they depend on what a configuration says by name (realm, route, key), not on its generation.
+
+use std::fmt::Display;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::config::footprint::{Footprint, Watch};
+use crate::config::{Boot, Loaded, Snapshot};
+use crate::contract::source::Located;
+use crate::gateway::{Gateway, Live};
+use crate::observe::audit::Act;
+use crate::observe::log;
+use crate::observe::metrics::Metrics;
+use crate::tls::{Certificates, Prepared};
+
+/// What a reload replaces things in.
+pub(super) struct Reloader {
+    pub gateway: Arc<Gateway>,
+    /// What the process was started with.
+    pub boot: Boot,
+    pub certificates: Option<Arc<Certificates>>,
+}
+
+impl Reloader {
+    /// Puts a configuration in force that was read again, or keeps the one there is and says why. Blocks for as long
+    /// as parsing keys and reading certificates takes.
+    pub fn take(&self, read: Result<Loaded, Vec<Located>>) {
+        let Loaded { boot, snapshot, warnings, .. } = match read {
+            Ok(loaded) => loaded,
+            Err(errors) => return self.refuse(&errors),
+        };
+        let generation = snapshot.generation;
+        let (live, certificates) = match self.prepare(&boot, snapshot) {
+            Ok(ready) => ready,
+            Err(error) => return self.refuse(&[format!("{error:#}")]),
+        };
+        for warning in &warnings {
+            tracing::warn!(%warning, "the configuration works and may not be meant");
+        }
+        let later = self.boot.differences(&boot);
+        for section in &later {
+            tracing::warn!(section, "a change here counts after a restart");
+        }
+        let gateway = &self.gateway;
+        let now = gateway.clock.now().wall;
+        let upstreams: Vec<_> = live.sites.iter().flat_map(|live| &live.upstreams).map(|at| &*at.settings).collect();
+        gateway.pools.retain(&upstreams);
+        drop(upstreams);
+        if let (Some(served), Some(prepared)) = (&self.certificates, certificates) {
+            served.serve(prepared);
+            show_expiries(&gateway.metrics, served);
+        }
+        gateway.replace(live, &boot);
+        if let Err(error) = gateway.logs.configure(&boot.log) {
+            tracing::error!(%error, "the log's level stays");
+        }
+        gateway.metrics.config.loaded(generation, now);
+        gateway.metrics.config.restart_pending(!later.is_empty());
+        gateway.audit(Act::ConfigurationLoaded { generation });
+        tracing::info!(generation, "the configuration was read again");
+    }
+
+    /// Everything that can fail.
+    fn prepare(&self, boot: &Boot, snapshot: Snapshot) -> anyhow::Result<(Live, Option<Prepared>)> {
+        log::check_level(&boot.log.level)?;
+        let live = Live::new(snapshot, &self.gateway.metrics)?;
+        let now = self.gateway.clock.now().wall;
+        let certificates = match (&self.certificates, &boot.tls) {
+            (Some(served), Some(settings)) => Some(served.prepare(settings, now)?),
+            _ => None,
+        };
+        Ok((live, certificates))
+    }
+
+    fn refuse<E: Display>(&self, errors: &[E]) {
+        for error in errors {
+            tracing::error!(%error, "the configuration cannot be used; the one before stays");
+        }
+        self.gateway.metrics.config.refused();
+        self.gateway.audit(Act::ConfigurationRefused { errors: errors.len() });
+    }
+}
+
+/// States in metrics when each served certificate ends.
+pub(super) fn show_expiries(metrics: &Metrics, certificates: &Certificates) {
+    let expiries = certificates.expiries();
+    metrics.tls.certificates(expiries.iter().map(|expiry| (expiry.name.as_str(), expiry.ends)));
+}
+
+/// Waits for a change of the files that were read.
+pub(super) struct Watcher {
+    watch: Arc<Mutex<Watch>>,
+    every: Option<Duration>,
+}
+
+impl Watcher {
+    /// `every`: how often to look; never without.
+    pub fn new(read: Footprint, every: Option<Duration>) -> Self {
+        Self { watch: Arc::new(Mutex::new(Watch::new(read))), every }
+    }
+
+    /// Resolves when something has changed and is at rest.
+    pub async fn changed(&self) {
+        let Some(every) = self.every else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(every).await;
+            let watch = Arc::clone(&self.watch);
+            // A disk on the network may take its time.
+            let looked = move || watch.lock().unwrap_or_else(PoisonError::into_inner).changed();
+            if tokio::task::spawn_blocking(looked).await.unwrap_or(false) {
+                return;
+            }
+        }
+    }
+}
