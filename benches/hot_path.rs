@@ -168,7 +168,7 @@ fn signed(world: &World, kind: KeyKind) -> (SiteCredentials, String) {
     let Method::Token { session, .. } = caller.method else { panic!("a token is a token") };
     let session = at_once(gateway.authenticator.session(site.realm(), session, now.steady));
     let session = session.expect("it is remembered").expect("there is one");
-    let issued = gateway.authenticator.issue_token(&site, contract, &caller.account, &session, now.wall);
+    let issued = gateway.authenticator.issue_token(&site, contract, &caller.account, &session.record, now.wall);
     let token = world.runtime.block_on(issued).expect("a token").text.expose().to_owned();
     (site, token)
 }

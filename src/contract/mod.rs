@@ -259,6 +259,8 @@ pub struct Served {
     pub reads: Vec<Read>,
     /// Who may: beyond what the operation itself demands.
     pub requires: Requirement,
+    /// An API key may call it, as the user who made it; otherwise only who signed in.
+    pub by_key: bool,
     /// The status of success.
     pub status: u16,
     /// The body of success; `None`: no body.

@@ -75,9 +75,24 @@ fn operation(raw: &RawOperation, around: Around<'_>, report: &mut Report<'_>) ->
         report.tell(&span, message, "leave roles, plans and permissions out here");
     }
     let requires = requirement(asked, &on, around.roles, around.plans, report);
+    let by_key = by_key(raw, operation, around.keys, report);
     let (body, item) = answer(raw, operation, around.refresh, report);
     let status = status(&raw.answer, body.is_some(), report);
-    Some(Served { operation, on, bodies, reads, requires, status, body, item })
+    Some(Served { operation, on, bodies, reads, requires, by_key, status, body, item })
+}
+
+/// Whether an API key may call it. Only what tells a caller of themselves: a key must not make keys, nor turn itself
+/// into a session or another password.
+fn by_key(raw: &RawOperation, operation: Operation, keys: bool, report: &mut Report<'_>) -> bool {
+    let Some(by_key) = raw.by_key.as_ref().filter(|by_key| *by_key.get_ref()) else { return false };
+    if operation != Operation::Me {
+        let message =
+            format!("`{}` is for signed-in users: a key that was stolen must not do it", operation.signature().name);
+        report.tell(&by_key.span(), message, "leave it out; `me` is what a key may call");
+    } else if !keys {
+        report.tell(&by_key.span(), "the product has no API keys", "add a [keys] table, or leave it out");
+    }
+    true
 }
 
 /// What the operation needs of the contract.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::contract::{Carried, Contract};
 use crate::model::access::PlanId;
 use crate::model::account::Account;
-use crate::model::api_key::KeyHash;
+use crate::model::api_key::{ApiKey, KeyHash};
 use crate::model::change::Changed;
 use crate::model::entropy::Entropy;
 use crate::model::id::{OrgId, SessionId, UserId};
@@ -29,7 +29,7 @@ use super::cache::TokenCache;
 use super::facts::{Facts, Loaded, Turn, Unfetched};
 use super::jwt::{self, IssuedToken, TokenError, VerifiedToken};
 use super::keys::SignError;
-use super::last_used::{KeyFact, LastUsed};
+use super::last_used::{LastUsed, Used};
 use super::presented::Presented;
 use super::site::CredentialDigest;
 use super::{CacheSettings, SiteCredentials, api_key};
@@ -42,8 +42,8 @@ pub struct Authenticator {
     entropy: Arc<dyn Entropy>,
     tokens: TokenCache,
     accounts: Facts<UserId, Account>,
-    sessions: Facts<SessionId, Session>,
-    keys: Facts<KeyHash, KeyFact>,
+    sessions: Facts<SessionId, Used<Session>>,
+    keys: Facts<KeyHash, Used<ApiKey>>,
     last_used: LastUsed,
     metrics: Arc<Metrics>,
     verifications: AtomicU64,
@@ -148,7 +148,7 @@ impl Authenticator {
         realm: &Arc<str>,
         id: SessionId,
         now: Steady,
-    ) -> Result<Option<Arc<Session>>, Unfetched> {
+    ) -> Result<Option<Arc<Used<Session>>>, Unfetched> {
         if let Some(known) = self.sessions.known(realm, id, &self.epochs, now) {
             self.metrics.caches.hit(Cache::Sessions);
             return Ok(Some(known));
@@ -160,7 +160,7 @@ impl Authenticator {
         }
     }
 
-    /// Writes when keys were last used. To be called every minute, and once more at the end.
+    /// Writes when keys and sessions were last used. To be called every minute, and once more at the end.
     pub async fn flush_last_used(&self) -> Result<(), StoreError> {
         self.last_used.flush(&self.store).await
     }
@@ -189,13 +189,15 @@ impl Authenticator {
     ) -> Result<Principal, Refusal> {
         let token = self.verified(site, contract, text, digest, now.wall).map_err(Problem::from)?;
         let realm = site.realm();
-        let session = self.session(realm, token.session, now.steady).await?;
-        if !session.is_some_and(|session| session.is_live(now.wall) && session.user_id == token.user) {
+        let session = self.session(realm, token.session, now.steady).await?.ok_or(Problem::InvalidToken)?;
+        if !session.record.is_live(now.wall) || session.record.user_id != token.user {
             return Err(Problem::InvalidToken.into());
         }
         let account = self.account(realm, token.user, token.org, now.steady).await?;
         let method = Method::Token { session: token.session, expires_at: token.lifetime.expires_at };
-        principal(contract, account, token.org, method)
+        let principal = principal(contract, account, token.org, method)?;
+        self.last_used.note_session(realm, &session, now.wall);
+        Ok(principal)
     }
 
     /// The token's claims. A remembered token is spared the signature, never the clock or the key set.
@@ -245,18 +247,18 @@ impl Authenticator {
         if remembered.is_none() {
             self.tokens.keep_key(digest, hash);
         }
-        let key = &fact.key;
+        let key = &fact.record;
         // At every request: a rotated key ends at its deadline, not when a cache thinks of it.
         if !key.is_live(now.wall) {
             return Err(Problem::InvalidToken.into());
         }
         let account = self.account(realm, key.user_id, key.org_id, now.steady).await?;
         let principal = principal(contract, account, key.org_id, Method::Key(Arc::clone(key)))?;
-        self.last_used.note(realm, &fact, now.wall);
+        self.last_used.note_key(realm, &fact, now.wall);
         Ok(principal)
     }
 
-    async fn key(&self, realm: &Arc<str>, hash: KeyHash, now: Steady) -> Result<Option<Arc<KeyFact>>, Unfetched> {
+    async fn key(&self, realm: &Arc<str>, hash: KeyHash, now: Steady) -> Result<Option<Arc<Used<ApiKey>>>, Unfetched> {
         if let Some(known) = self.keys.known(realm, hash, &self.epochs, now) {
             self.metrics.caches.hit(Cache::Keys);
             return Ok(Some(known));
@@ -283,20 +285,20 @@ impl Authenticator {
         }))
     }
 
-    async fn load_session(&self, realm: &Arc<str>, id: SessionId) -> Result<Option<Loaded<Session>>, StoreError> {
+    async fn load_session(&self, realm: &Arc<str>, id: SessionId) -> Result<Option<Loaded<Used<Session>>>, StoreError> {
         let mark = self.epochs.mark(realm, Changed::Session(id));
         let session = self.store.session(realm, id).await?;
-        Ok(session.map(|fact| Loaded { fact, marks: Some([mark, mark]) }))
+        Ok(session.map(|session| Loaded { fact: Used::session(session), marks: Some([mark, mark]) }))
     }
 
     /// A key is looked up by something other than its id, so its mark can only be read afterwards. If
     /// anything changed in between, it is looked up again under the mark that is known by then.
-    async fn load_key(&self, realm: &Arc<str>, hash: KeyHash) -> Result<Option<Loaded<KeyFact>>, StoreError> {
+    async fn load_key(&self, realm: &Arc<str>, hash: KeyHash) -> Result<Option<Loaded<Used<ApiKey>>>, StoreError> {
         let before = self.epochs.global();
         let Some(key) = self.store.key_by_hash(realm, &hash).await? else { return Ok(None) };
         let mark = self.epochs.mark(realm, Changed::Key(key.id));
         let key = if self.epochs.global() == before { Some(key) } else { self.store.key_by_hash(realm, &hash).await? };
-        Ok(key.map(|key| Loaded { fact: KeyFact::new(key), marks: Some([mark, mark]) }))
+        Ok(key.map(|key| Loaded { fact: Used::key(key), marks: Some([mark, mark]) }))
     }
 }
 

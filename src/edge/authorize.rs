@@ -79,10 +79,13 @@ fn native(live: &LiveSite, target: NativeTarget, caller: Option<Arc<Principal>>)
     if served.operation.signature().caller == Caller::User {
         let principal = caller.as_deref().ok_or(Problem::NotAuthenticated)?;
         // A key must not make, rotate or revoke keys, nor turn itself into a session.
-        if !matches!(principal.method, Method::Token { .. }) {
+        if !served.by_key && !matches!(principal.method, Method::Token { .. }) {
             return Err(Problem::InsufficientPermissions.into());
         }
-        judge(live, principal, &[&served.requires], &target.permissions, false)?;
+        let mut requires: SmallVec<[&Requirement; 2]> = SmallVec::new();
+        requires.push(&served.requires);
+        requires.extend(of_keys(live, principal));
+        judge(live, principal, &requires, &target.permissions, false)?;
     }
     Ok(Permit::Native(NativePermit { target, caller }))
 }

@@ -118,6 +118,7 @@ pub struct Mailer {
     templates: Templates,
     carrier: Carrier,
     turns: Semaphore,
+    at_once: usize,
     /// What was taken for good: a queue that could not be told so asks again, and nothing is sent twice.
     taken: Mutex<VecDeque<String>>,
     lease: Duration,
@@ -143,13 +144,19 @@ impl Mailer {
             Transport::Outbox(folder) => (Carrier::Outbox(Outbox::new(folder.clone())), Duration::from_secs(30)),
             Transport::Off => (Carrier::Off, Duration::from_secs(1)),
         };
-        let turns = Semaphore::new(settings.at_once.clamp(1, Semaphore::MAX_PERMITS));
-        Ok(Self { templates, carrier, turns, taken: Mutex::default(), lease })
+        let at_once = settings.at_once.clamp(1, Semaphore::MAX_PERMITS);
+        let turns = Semaphore::new(at_once);
+        Ok(Self { templates, carrier, turns, at_once, taken: Mutex::default(), lease })
     }
 
     /// Whether mails go anywhere at all.
     pub const fn is_on(&self) -> bool {
         !matches!(self.carrier, Carrier::Off)
+    }
+
+    /// How many mails it takes at once: more would only wait for their turn.
+    pub const fn at_once(&self) -> usize {
+        self.at_once
     }
 
     /// How long a claim on a queued mail must hold: longer than [`Self::deliver`] can take.

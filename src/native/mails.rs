@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Call;
 use crate::contract::slot::Field;
 use crate::limit::{Charge, Subject, Verdict};
-use crate::mail::{Content, Message};
+use crate::mail::{ComposeError, Content, Message};
 use crate::model::account::Account;
 use crate::model::code::CodeKind;
 use crate::model::id::MailId;
@@ -38,8 +38,17 @@ pub async fn send_code(call: &Call<'_>, kind: CodeKind) -> Result<(), Refusal> {
     if account.user.disabled || account.org.disabled || (kind == CodeKind::Verify && account.user.email_verified) {
         return Ok(());
     }
-    let Some(code) = compose(call, kind, &account.user.email)? else { return Ok(()) };
     let user = account.user.id;
+    let code = match compose(call, kind, &account.user.email) {
+        Ok(Some(code)) => code,
+        Ok(None) => return Ok(()),
+        // An account from before this was looked at. Whoever asks is told what everybody is told.
+        Err(error) => {
+            let user = user.to_text();
+            tracing::error!(request_id = call.origin.request_id, user, %error, "a mail could not be made");
+            return Ok(());
+        }
+    };
     match call.gateway.store.request_code(call.realm(), user, &code, MAILS_AN_HOUR, call.now.wall).await? {
         Requested::Done => call.audit(Actor::Anonymous, Act::MailAsked { user, kind: kind_name(kind) }),
         // The limit by name catches this first, except where several names lead to one account.
@@ -49,7 +58,7 @@ pub async fn send_code(call: &Call<'_>, kind: CodeKind) -> Result<(), Refusal> {
 }
 
 /// A new code with the mail that brings it; `None` where the product sends no mails.
-pub fn compose(call: &Call<'_>, kind: CodeKind, to: &str) -> Result<Option<NewCode>, Refusal> {
+pub fn compose(call: &Call<'_>, kind: CodeKind, to: &str) -> Result<Option<NewCode>, ComposeError> {
     let (Some(rules), Some(brand)) = (&call.live.site.contract.mail, &call.live.site.mail) else { return Ok(None) };
     let (gateway, entropy) = (call.gateway, &*call.gateway.entropy);
     let (token, hash) = call.live.credentials.codes.make(kind, entropy);
@@ -57,7 +66,7 @@ pub fn compose(call: &Call<'_>, kind: CodeKind, to: &str) -> Result<Option<NewCo
         CodeKind::Verify => (Content::Verify { token: &token, ttl: rules.verify_ttl }, rules.verify_ttl),
         CodeKind::Reset => (Content::Reset { token: &token, ttl: rules.reset_ttl }, rules.reset_ttl),
     };
-    let message = gateway.mailer.compose(brand, to, content, call.now.wall, entropy).map_err(Refusal::internal)?;
+    let message = gateway.mailer.compose(brand, to, content, call.now.wall, entropy)?;
     Ok(Some(NewCode { kind, hash, ends_at: call.now.wall.plus(ttl), mail: sealed(call, &message) }))
 }
 

@@ -1,7 +1,8 @@
 //! Brings queued mails on their way: taken out of the store, opened, handed to the mailer, settled.
 //!
 //! A mail that could not be sent goes back with a later date; one that never can be, or whose time is over, is given
-//! up and said so. Whoever dies in between loses the claim after the lease, not the mail.
+//! up and said so. Whoever dies in between loses the claim after the lease, not the mail. One that is sealed under a key
+//! which is not configured waits: another gateway may have it, or this one again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,15 +11,17 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::gateway::Gateway;
-use crate::mail::{self, retry};
+use crate::mail::{self, OpenError, retry};
 use crate::store::QueuedMail;
 
 /// How often the queue is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Mails under way at once.
-const AT_ONCE: usize = 4;
+/// How long a mail waits whose key is not here.
+const WITHOUT_KEY: Duration = Duration::from_mins(10);
+/// How long a stop waits for mails under way: one that is cut off stays in the queue, and is sent after its lease.
+const GOODBYE: Duration = Duration::from_secs(5);
 
-/// Sends what is due until `stop`; what is under way then is finished.
+/// Sends what is due until `stop`; what is under way then is finished, within [`GOODBYE`].
 pub async fn run(gateway: Arc<Gateway>, stop: CancellationToken) {
     let mut under_way = JoinSet::new();
     let mut failing = false;
@@ -28,7 +31,7 @@ pub async fn run(gateway: Arc<Gateway>, stop: CancellationToken) {
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
         while under_way.try_join_next().is_some() {}
-        while under_way.len() < AT_ONCE {
+        while under_way.len() < gateway.mailer.at_once() {
             let now = gateway.clock.now();
             match gateway.store.claim_mail(now.wall, gateway.mailer.lease()).await {
                 Ok(Some(queued)) => {
@@ -47,15 +50,24 @@ pub async fn run(gateway: Arc<Gateway>, stop: CancellationToken) {
             }
         }
     }
-    while under_way.join_next().await.is_some() {}
-    gateway.mailer.hang_up().await;
+    let farewell = async {
+        while under_way.join_next().await.is_some() {}
+        gateway.mailer.hang_up().await;
+    };
+    if tokio::time::timeout(GOODBYE, farewell).await.is_err() {
+        tracing::warn!(mails = under_way.len(), "mails were under way at the end; they stay in the queue");
+    }
 }
 
 async fn send(gateway: Arc<Gateway>, queued: QueuedMail) {
     let live = gateway.live();
     let keys = live.sites.iter().filter(|site| *site.site.realm == *queued.realm).map(|site| &site.seal);
     let (failed, next_at) = match mail::open(keys, &queued.sealed) {
-        Err(error) => (error.to_string(), None),
+        Err(error @ OpenError::UnknownKey) => (error.to_string(), Some(gateway.clock.now().wall.plus(WITHOUT_KEY))),
+        Err(error @ OpenError::Damaged) => (error.to_string(), None),
+        Ok(message) if gateway.clock.now().wall >= message.ends_at() => {
+            ("its time was over before it could be sent".to_owned(), None)
+        }
         Ok(message) => match gateway.mailer.deliver(&message).await {
             Ok(()) => {
                 if let Err(error) = gateway.store.mail_sent(&queued, gateway.clock.now().wall).await {

@@ -7,6 +7,7 @@ use super::{Call, keep, mails, values};
 use crate::contract::encode::Values;
 use crate::contract::slot::{Field, Slot};
 use crate::credential::password;
+use crate::mail::ComposeError;
 use crate::model::account::{Account, Organization, User};
 use crate::model::code::CodeKind;
 use crate::model::id::{OrgId, SessionId, UserId};
@@ -51,7 +52,12 @@ pub async fn register(call: &Call<'_>) -> Result<Values, Refusal> {
     let refresh = session.as_ref().and_then(|session| call.first_refresh(session.id));
     let verify = contract.mail.as_ref().filter(|mail| mail.verify_on_register);
     let code = match verify {
-        Some(_) => mails::compose(call, CodeKind::Verify, &account.user.email)?,
+        Some(_) => mails::compose(call, CodeKind::Verify, &account.user.email).map_err(|error| match error {
+            ComposeError::Address(bad) => {
+                Problem::InvalidRequest(vec![call.input.error(Field::Email, bad.to_string())]).into()
+            }
+            ComposeError::Template(_) => Refusal::internal(error),
+        })?,
         None => None,
     };
     let new = NewAccount {

@@ -8,13 +8,20 @@ use crate::model::id::SessionId;
 use crate::model::principal::Method;
 use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
+use crate::model::session::Session;
 use crate::observe::audit::{Act, Actor};
 
 /// Lists the caller's live sessions, newest first.
 pub async fn list(call: &Call<'_>) -> Result<Values, Refusal> {
-    let user = call.caller()?.account.user.id;
+    let caller = call.caller()?;
     let idle = call.live.site.contract.sessions.idle;
-    let sessions = call.gateway.store.sessions(call.realm(), user, call.now.wall).await?;
+    let mut sessions = call.gateway.store.sessions(call.realm(), caller.account.user.id, call.now.wall).await?;
+    // The one that asks is in use now, written down or not.
+    let asks =
+        |session: &&mut Session| matches!(caller.method, Method::Token { session: own, .. } if own == session.id);
+    if let Some(own) = sessions.iter_mut().find(asks) {
+        own.last_active_at = own.last_active_at.max(call.now.wall);
+    }
     let live = sessions
         .iter()
         .filter(|session| idle.is_none_or(|idle| call.now.wall < session.last_active_at.plus(idle)))

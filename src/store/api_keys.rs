@@ -80,6 +80,14 @@ pub(super) const OF_ORG: &str = concat!(
     " FROM api_keys WHERE realm = $1 AND org_id = $2 AND id < $3 ORDER BY id DESC LIMIT $4"
 );
 
+/// A page of those that are live at `$4`. The dead ones of a page's stretch are passed over, never counted.
+pub(super) const LIVE_OF_ORG: &str = concat!(
+    "SELECT ",
+    key_columns!(),
+    " FROM api_keys WHERE realm = $1 AND org_id = $2 AND id < $3 AND (revoked_at IS NULL OR revoked_at > $4) \
+      AND (expires_at IS NULL OR expires_at > $4) ORDER BY id DESC LIMIT $5"
+);
+
 /// Counts no further than it must, and never meets the keys that were revoked: an organization that rotates every
 /// day gathers many. Unrevoked ones and those with a scheduled end are two ranges of one index.
 pub(super) const LIVE_UP_TO: &str = "SELECT COUNT(*) FROM (\
@@ -136,6 +144,28 @@ impl Store {
                 .bind(realm)
                 .bind(org.to_text())
                 .bind(&after)
+                .bind(page.rows())
+                .fetch_all(conn)
+                .await?)
+        })?;
+        Ok(rows.into_iter().map(|stored| stored.0).collect())
+    }
+
+    /// An organization's keys that are live at `now`, newest first.
+    pub async fn live_keys(
+        &self,
+        realm: &str,
+        org: OrgId,
+        page: Page<KeyId>,
+        now: Timestamp,
+    ) -> Result<Vec<ApiKey>, StoreError> {
+        let after = page.after.map_or(AFTER_ALL_IDS.to_owned(), KeyId::to_text);
+        let rows: Vec<Stored<ApiKey>> = reading!(self, Keys, |conn| {
+            Ok(sqlx::query_as(LIVE_OF_ORG)
+                .bind(realm)
+                .bind(org.to_text())
+                .bind(&after)
+                .bind(now.millis())
                 .bind(page.rows())
                 .fetch_all(conn)
                 .await?)

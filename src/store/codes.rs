@@ -64,6 +64,7 @@ macro_rules! insert {
             .bind($user.to_text())
             .bind($now.millis())
             .bind(&code.mail.sealed)
+            .bind(1_i64)
             .execute(&mut *$tx)
             .await?;
     }};

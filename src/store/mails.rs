@@ -29,12 +29,13 @@ pub struct QueuedMail {
     pub attempts: u32,
 }
 
-pub(super) const ADD: &str = "INSERT INTO mails (realm, id, user_id, queued_at, sealed, next_at, attempts) \
-    VALUES ($1, $2, $3, $4, $5, $4, 0)";
+/// `$6`: 1 where it counts for the hour.
+pub(super) const ADD: &str = "INSERT INTO mails (realm, id, user_id, queued_at, sealed, next_at, attempts, counted) \
+    VALUES ($1, $2, $3, $4, $5, $4, 0, $6)";
 
 /// Counts no further than it must.
 pub(super) const OF_LAST_HOUR: &str = "SELECT COUNT(*) FROM (\
-    SELECT 1 FROM mails WHERE realm = $1 AND user_id = $2 AND queued_at > $3 LIMIT $4) live";
+    SELECT 1 FROM mails WHERE realm = $1 AND user_id = $2 AND queued_at > $3 AND counted = 1 LIMIT $4) live";
 
 pub(super) const DUE: &str =
     "SELECT realm, id FROM mails WHERE sealed IS NOT NULL AND next_at <= $1 ORDER BY next_at LIMIT 1";
@@ -48,7 +49,7 @@ pub(super) const WAITING: &str = "SELECT COUNT(*) FROM mails WHERE sealed IS NOT
 const ERROR_LENGTH: usize = 500;
 
 impl Store {
-    /// Puts in a mail that carries no code: news for a user.
+    /// Puts in a mail that carries no code: news for a user, which nobody asked for and no bound counts.
     pub async fn queue_mail(
         &self,
         realm: &str,
@@ -58,7 +59,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         writing!(self, SettleMail, |tx| {
             let add = sqlx::query(ADD).bind(realm).bind(mail.id.to_text()).bind(user.to_text()).bind(now.millis());
-            add.bind(&mail.sealed).execute(tx).await?;
+            add.bind(&mail.sealed).bind(0_i64).execute(tx).await?;
             Step::Keep(())
         })
     }

@@ -24,6 +24,7 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         name: "refresh, codes, mails",
         sql: include_str!("migrations/0002_refresh_codes_mails.sql"),
     },
+    Migration { version: 3, name: "uncounted mails", sql: include_str!("migrations/0003_uncounted_mails.sql") },
 ];
 
 /// The newest version that this binary knows.

@@ -38,6 +38,7 @@ pub struct Setup {
     routes: String,
     keys: String,
     product: &'static str,
+    mail: Option<String>,
 }
 
 impl Default for Setup {
@@ -50,6 +51,7 @@ impl Default for Setup {
             routes: "[[site.route]]\nmatch = \"* /api/v1/{*rest}\"\nupstream = \"app\"\n".to_owned(),
             keys: String::new(),
             product: "vantage",
+            mail: None,
         }
     }
 }
@@ -110,6 +112,12 @@ impl Setup {
         self
     }
 
+    /// How mails leave, in place of an outbox folder.
+    pub fn mail(mut self, toml: &str) -> Self {
+        self.mail = Some(toml.to_owned());
+        self
+    }
+
     /// Starts it; `None` (and a line that says so) where the database is not there.
     pub async fn start(self) -> Option<Gate> {
         let directory = tempfile::tempdir().expect("a temporary folder");
@@ -134,7 +142,7 @@ impl Setup {
     }
 
     fn toml(&self, directory: &Path, url: &str, backend: &Backend) -> String {
-        let Self { site, top, routes, keys, product, .. } = self;
+        let Self { site, top, routes, keys, product, mail, .. } = self;
         let signer = match *product {
             "langgraph" => format!(
                 r#"{{ kid = "one", algorithm = "RS256", secret_file = "{}/rs256.pem", generate = true }}"#,
@@ -142,9 +150,12 @@ impl Setup {
             ),
             _ => format!(r#"{{ kid = "one", algorithm = "HS256", secret = "{TOKEN_SECRET}" }}"#),
         };
-        let mail = match *product {
-            "langgraph" => format!("[mail]\ntransport = \"outbox\"\noutbox = \"{}/outbox\"\n", directory.display()),
-            _ => String::new(),
+        let mail = match (mail, *product) {
+            (Some(mail), _) => format!("[mail]\n{mail}\n"),
+            (None, "langgraph") => {
+                format!("[mail]\ntransport = \"outbox\"\noutbox = \"{}/outbox\"\n", directory.display())
+            }
+            (None, _) => String::new(),
         };
         let (directory, backend) = (directory.display(), backend.url());
         format!(
@@ -219,6 +230,11 @@ impl Gate {
     pub async fn metric(&self, line: &str) -> Option<f64> {
         let text = self.admin.get("/metrics").send().await.text();
         text.lines().find_map(|own| own.strip_prefix(line)?.trim().parse().ok())
+    }
+
+    /// The gateway itself, for what has no wire.
+    pub fn gateway(&self) -> &tollgate::gateway::Gateway {
+        &self.running.as_ref().expect("it runs").gateway
     }
 
     /// Stops it as SIGTERM would.

@@ -238,6 +238,8 @@ pub struct RawOperation {
     pub on: Spanned<String>,
     /// It can be sent as a form too.
     pub form: Option<Spanned<bool>>,
+    /// An API key may call it, as the user who made it.
+    pub by_key: Option<Spanned<bool>>,
     /// field = its name in the body, or several that it may have.
     #[serde(default)]
     pub reads: Named<Spanned<RawNames>>,

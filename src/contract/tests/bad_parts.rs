@@ -134,6 +134,28 @@ answer.body = { a = "$access_token" }
 }
 
 #[test]
+fn a_key_may_call_what_tells_of_its_maker_and_nothing_else() {
+    check(
+        r#"name = "c"
+native_prefixes = ["/auth"]
+[[operation]]
+do = "me"
+on = "GET /auth/me"
+by_key = true
+answer.body = { id = "$user.id" }
+[[operation]]
+do = "logout"
+on = "POST /auth/logout"
+by_key = true
+"#,
+        &[
+            "c.toml:6:10: operation[0].by_key: the product has no API keys\n    help: add a [keys] table, or leave it out",
+            "c.toml:11:10: operation[1].by_key: `logout` is for signed-in users: a key that was stolen must not do it\n    help: leave it out; `me` is what a key may call",
+        ],
+    );
+}
+
+#[test]
 fn mails_and_sessions_hold_together() {
     check(
         r#"name = "c"

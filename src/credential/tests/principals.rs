@@ -158,3 +158,29 @@ async fn a_hot_keys_last_use_is_written_at_most_once_a_minute() {
     world.ask(&value).await.unwrap_err();
     assert_eq!(written().await, Some(noted));
 }
+
+#[tokio::test]
+async fn a_busy_sessions_activity_is_written_at_most_once_a_minute() {
+    let world = World::new().await;
+    let value = format!("Bearer {}", world.token().await);
+    let written = async || {
+        world.auth.flush_last_used().await.unwrap();
+        world.store.session("acme", world.session.id).await.unwrap().unwrap().last_active_at
+    };
+    let begun = written().await;
+    for _ in 0..59 {
+        world.clock.advance(Duration::from_secs(1));
+        world.ask(&value).await.unwrap();
+    }
+    assert_eq!(written().await, begun, "within the minute of the sign-in there is nothing to write");
+    world.clock.advance(Duration::from_secs(2));
+    world.ask(&value).await.unwrap();
+    let noted = world.now().wall;
+    assert_eq!(written().await, noted);
+    // A refused use is no use, and nothing is forgotten for having been written.
+    world.clock.advance(Duration::from_mins(2));
+    world.store.end_session("acme", world.session.id, world.now().wall).await.unwrap();
+    world.epochs.forget_everything();
+    world.ask(&value).await.unwrap_err();
+    assert_eq!(written().await, noted);
+}

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
-use crate::mail::Tls;
+use super::Tls;
 
 /// Where the server does something else than what is usual.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,6 +19,7 @@ on_both!(
     a_revocation_keeps_its_first_time_and_overtakes_a_scheduled_end,
     last_use_moves_forward_only_and_announces_nothing,
     pages_show_every_key_once,
+    many_dead_keys_push_no_live_one_off_the_list,
 );
 
 fn at(secs: u64) -> Timestamp {
@@ -203,4 +204,30 @@ async fn pages_show_every_key_once(bench: Arc<Bench>) {
         seen.extend(page.iter().map(|key| key.id));
     }
     assert_eq!(seen, made, "newest first");
+}
+
+async fn many_dead_keys_push_no_live_one_off_the_list(bench: Arc<Bench>) {
+    let ann = bench.registered("ann").await;
+    let (old, hash) = key(&ann, T0);
+    bench.store.create_key(REALM, &old, &hash, 9).await.unwrap();
+    let (mut ending, hash) = key(&ann, at(1));
+    ending.expires_at = Some(at(100));
+    bench.store.create_key(REALM, &ending, &hash, 9).await.unwrap();
+    for n in 2..12 {
+        let (dead, hash) = key(&ann, at(n));
+        bench.store.create_key(REALM, &dead, &hash, 9).await.unwrap();
+        bench.store.revoke_key(REALM, ann.org.id, dead.id, at(n)).await.unwrap();
+    }
+    let live = async |page, now| {
+        let keys = bench.store.live_keys(REALM, ann.org.id, page, now).await.unwrap();
+        keys.into_iter().map(|key| key.id).collect::<Vec<_>>()
+    };
+    assert_eq!(live(Page::first(2), at(50)).await, [ending.id, old.id]);
+    assert_eq!(live(Page { after: Some(ending.id), limit: 2 }, at(50)).await, [old.id]);
+    assert_eq!(live(Page::first(2), at(100)).await, [old.id], "its end is too late");
+    // The end of an overlap is set and not reached.
+    let (successor, hash) = key(&ann, at(200));
+    bench.store.rotate_key(REALM, ann.org.id, old.id, &successor, &hash, at(300), at(200)).await.unwrap();
+    assert_eq!(live(Page::first(9), at(299)).await, [successor.id, old.id]);
+    assert_eq!(live(Page::first(9), at(300)).await, [successor.id]);
 }

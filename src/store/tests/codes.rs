@@ -15,6 +15,7 @@ on_both!(
     of_ten_that_show_one_code_exactly_one_proves_the_address,
     a_new_code_takes_the_place_of_the_old_one_of_its_kind,
     no_user_is_sent_more_mails_within_an_hour_than_may_be_however_many_are_asked_for_at_once,
+    news_that_nobody_asked_for_use_up_no_place_of_the_hour,
     requesting_codes_and_using_them_at_once_do_not_wait_for_each_other,
     a_refused_registration_leaves_no_code_and_no_mail,
     a_purge_removes_codes_that_ended_and_mails_that_are_settled,
@@ -193,4 +194,14 @@ async fn a_profile_changes_what_is_given_and_tells_whom_it_concerns(bench: Arc<B
     let told: Vec<_> = told.into_iter().map(|(_, change)| change.changed).collect();
     let (user, org) = (Changed::User(user), Changed::Org(org));
     assert_eq!(told, [user, user, org, user, org]);
+}
+
+async fn news_that_nobody_asked_for_use_up_no_place_of_the_hour(bench: Arc<Bench>) {
+    let user = bench.registered("ann").await.user.id;
+    for n in 0..3 {
+        bench.store.queue_mail(REALM, user, &code(CodeKind::Reset, at(n)).mail, at(n)).await.unwrap();
+    }
+    assert_eq!(request(&bench, user, &code(CodeKind::Reset, at(5)), 1, at(5)).await, Requested::Done);
+    assert_eq!(request(&bench, user, &code(CodeKind::Reset, at(6)), 1, at(6)).await, Requested::TooMany);
+    assert_eq!(bench.store.mail_waiting().await.unwrap(), 4, "all of them wait to be sent");
 }
