@@ -16,6 +16,7 @@ use crate::limit::OnFailure;
 use crate::mail::Tls;
 use crate::model::secret::Secret;
 use crate::observe::LogFormat;
+use crate::upstream::hygiene::OddNames;
 
 /// Text with its place.
 pub(super) type Text = Option<Spanned<String>>;
@@ -182,6 +183,7 @@ pub(super) struct RawSite {
     pub contract: Text,
     pub hosts: Texts,
     pub max_body: Text,
+    pub underscore_headers: Option<OddNames>,
     pub tokens: Option<Spanned<RawTokens>>,
     pub api_keys: Option<Spanned<RawApiKeys>>,
     pub mail: Option<Spanned<RawSiteMail>>,

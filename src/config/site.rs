@@ -168,6 +168,7 @@ pub(super) fn compile(
         upstreams: upstreams.into_values().map(Arc::new).collect(),
         limits,
         identity,
+        odd_names: raw.underscore_headers.unwrap_or_default(),
         max_body,
         mail,
     })

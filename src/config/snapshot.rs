@@ -17,6 +17,7 @@ use crate::model::window::Window;
 use crate::rules::rewrite::Rewrite;
 use crate::rules::split::Split;
 use crate::upstream::changes::Changes;
+use crate::upstream::hygiene::OddNames;
 use crate::{credential, upstream};
 
 /// Everything that a reload replaces.
@@ -72,6 +73,8 @@ pub struct Site {
     pub limits: SiteLimits,
     /// The headers that tell backends who calls.
     pub identity: IdentityNames,
+    /// What becomes of headers whose names a backend could take for others.
+    pub odd_names: OddNames,
     /// The longest body that a native operation reads, in bytes.
     pub max_body: u64,
     /// How its mails look; there whenever its contract sends any.

@@ -15,6 +15,7 @@ use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
 use crate::rules::{network, path};
 use crate::upstream::framing;
+use crate::upstream::hygiene::OddNames;
 
 /// Takes the request in.
 pub fn take(exchange: &mut Exchange, head: &mut Parts) -> Result<(), Refusal> {
@@ -23,7 +24,11 @@ pub fn take(exchange: &mut Exchange, head: &mut Parts) -> Result<(), Refusal> {
     let site = exchange.live.site(host(head)?).ok_or(Problem::MisdirectedRequest)?;
     exchange.site = Some(Arc::clone(site));
     exchange.path = path::canonical(head.uri.path()).map_err(Problem::from)?.into_owned();
-    exchange.site().reserved.strip(&mut head.headers);
+    let live = exchange.site();
+    // Both in any case: what is refused here must not be read by whoever renders the refusal either.
+    if live.reserved.strip(&mut head.headers) && live.site.odd_names == OddNames::Refuse {
+        return Err(Problem::MalformedRequest("header names are letters, digits and hyphens").into());
+    }
     Ok(())
 }
 

@@ -46,6 +46,8 @@ pub fn check(request: &request::Parts) -> Result<(), Problem> {
     let (host, second) = (hosts.next(), hosts.next());
     match (host, request.uri.authority()) {
         _ if second.is_some() => refuse("more than one Host"),
+        // Also where a site serves every name: its backend is told this one (RFC 9110 section 7.2).
+        (Some(host), _) if !is_host(host.as_bytes()) => refuse("the Host header is no host"),
         (None, None) if request.version != Version::HTTP_10 => refuse("no Host"),
         (_, Some(authority)) if authority.as_str().contains('@') => refuse("user information in the request target"),
         (Some(host), Some(authority)) if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
@@ -53,6 +55,12 @@ pub fn check(request: &request::Parts) -> Result<(), Problem> {
         }
         _ => Ok(()),
     }
+}
+
+/// A name or an address, and a port or none: nothing that could end a host in somebody's URL.
+fn is_host(host: &[u8]) -> bool {
+    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(byte);
+    !host.is_empty() && host.iter().all(fits)
 }
 
 /// Makes a request one whole HTTP/1.1 message in origin form.
@@ -120,6 +128,13 @@ mod tests {
             &[host, ("content-length", "+1")],
         ] {
             assert!(!checked(Version::HTTP_11, "/", bad), "{bad:?}");
+        }
+        for host in ["a.example:8443", "127.0.0.1", "[::1]:80", "a_b.example."] {
+            assert!(checked(Version::HTTP_11, "/", &[("host", host)]), "{host}");
+        }
+        for host in ["", "a b", "a/../b", "a@b", "a,b", "a?x", "a#x", "a\\b", "http://a", "<a>", "a%2eb"] {
+            assert!(!checked(Version::HTTP_11, "/", &[("host", host)]), "{host}");
+            assert!(!checked(Version::HTTP_10, "/", &[("host", host)]), "{host}");
         }
         assert!(checked(Version::HTTP_10, "/", &[]));
         assert!(!checked(Version::HTTP_10, "/", &[("transfer-encoding", "chunked")]));

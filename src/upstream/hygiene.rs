@@ -16,6 +16,20 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
+/// What becomes of a header whose name is more than letters, digits and hyphens.
+///
+/// Backends that put headers into variables (CGI, WSGI, Rack, PHP) fold `-`, `_` and other characters into one, so
+/// `X_User_Id` is `X-User-Id` to them (CVE-2025-64484, CVE-2026-33433). It is never forwarded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OddNames {
+    /// The request is refused: its sender learns that the header would not arrive.
+    #[default]
+    Refuse,
+    /// The header is dropped, as nginx does.
+    Drop,
+}
+
 /// The names under which the gateway tells backends who is asking. Nobody else may use them.
 #[derive(Clone, Debug)]
 pub struct Reserved {
@@ -32,16 +46,16 @@ impl Reserved {
         Self { names, lengths }
     }
 
-    /// Removes every header that says, or that a backend could read as saying, what only the gateway says.
-    ///
-    /// Backends that put headers into variables (CGI, WSGI, Rack, PHP) fold `-`, `_` and other characters
-    /// into one, so `X_User_Id` is `X-User-Id` to them (CVE-2025-64484, CVE-2026-33433). As nginx does by
-    /// default, names of anything but letters, digits and hyphens are dropped; then one spelling is left.
-    pub fn strip(&self, headers: &mut HeaderMap) {
+    /// Removes every header that says, or that a backend could read as saying, what only the gateway says: the names
+    /// themselves, and all that are odd ([`OddNames`]), after which one spelling is left. Tells whether any was odd.
+    pub fn strip(&self, headers: &mut HeaderMap) -> bool {
+        let mut odd = false;
         remove(headers, |name| {
-            !name.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-                || (self.lengths & length_bit(name) != 0 && self.names.contains(name))
+            let is_odd = !name.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+            odd |= is_odd;
+            is_odd || (self.lengths & length_bit(name) != 0 && self.names.contains(name))
         });
+        odd
     }
 }
 
@@ -206,7 +220,7 @@ fn split(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
 
-fn remove(headers: &mut HeaderMap, doomed: impl Fn(&HeaderName) -> bool) {
+fn remove(headers: &mut HeaderMap, mut doomed: impl FnMut(&HeaderName) -> bool) {
     let names: SmallVec<[HeaderName; 8]> = headers.keys().filter(|name| doomed(name)).cloned().collect();
     for name in names {
         headers.remove(name);
@@ -260,8 +274,11 @@ mod tests {
             ("X-User-Idx", "honest"),
             ("Accept", "*/*"),
         ]);
-        reserved().strip(&mut headers);
+        assert!(reserved().strip(&mut headers), "some were odd");
         assert_eq!(headers, head(&[("x-user-idx", "honest"), ("accept", "*/*")]));
+        let mut headers = head(&[("X-User-Id", "a"), ("x-user-idx", "honest")]);
+        assert!(!reserved().strip(&mut headers), "reserved, and spelt as it should be");
+        assert_eq!(headers, head(&[("x-user-idx", "honest")]));
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub enum Database {
 pub struct Setup {
     database: Database,
     clock: Arc<dyn Clock>,
+    first: String,
     site: String,
     top: String,
     routes: String,
@@ -46,6 +47,7 @@ impl Default for Setup {
         Self {
             database: Database::Sqlite,
             clock: Arc::new(SystemClock::new()),
+            first: String::new(),
             site: String::new(),
             top: String::new(),
             routes: "[[site.route]]\nmatch = \"* /api/v1/{*rest}\"\nupstream = \"app\"\n".to_owned(),
@@ -59,6 +61,8 @@ impl Default for Setup {
 /// A running gateway with its backend.
 pub struct Gate {
     pub client: Client,
+    /// The same without TLS.
+    pub plain: Client,
     pub admin: Client,
     pub backend: Backend,
     pub directory: TempDir,
@@ -73,6 +77,12 @@ impl Setup {
 
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
+        self
+    }
+
+    /// More keys of the site itself.
+    pub fn first(mut self, toml: &str) -> Self {
+        self.first.push_str(toml);
         self
     }
 
@@ -137,12 +147,13 @@ impl Setup {
         let tls = trusting(&directory.path().join("certs/ca.pem"));
         let client =
             Client { address: running.https.expect("an https listener"), host: "localhost".into(), tls: Some(tls) };
+        let plain = Client { address: running.http.expect("a plain listener"), host: "localhost".into(), tls: None };
         let admin = Client { address: running.admin.expect("an admin listener"), host: "admin".into(), tls: None };
-        Some(Gate { client, admin, backend, directory, running: Some(running) })
+        Some(Gate { client, plain, admin, backend, directory, running: Some(running) })
     }
 
     fn toml(&self, directory: &Path, url: &str, backend: &Backend) -> String {
-        let Self { site, top, routes, keys, product, mail, .. } = self;
+        let Self { first, site, top, routes, keys, product, mail, .. } = self;
         let signer = match *product {
             "langgraph" => format!(
                 r#"{{ kid = "one", algorithm = "RS256", secret_file = "{}/rs256.pem", generate = true }}"#,
@@ -162,6 +173,7 @@ impl Setup {
             r#"
 [listen]
 https = "127.0.0.1:0"
+http = "127.0.0.1:0"
 admin = "127.0.0.1:0"
 [admin]
 token = "{ADMIN_TOKEN}"
@@ -178,6 +190,7 @@ access = false
 [[site]]
 contract = "{product}"
 hosts = ["localhost", "127.0.0.1"]
+{first}
 [site.tokens]
 issuer = "test"
 audience = "test"
