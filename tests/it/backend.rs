@@ -48,11 +48,16 @@ pub struct Backend {
 impl Backend {
     /// Starts one on loopback.
     pub async fn start() -> Self {
+        Self::answering(None).await
+    }
+
+    /// The same, with this body for every request in place of the path.
+    pub async fn answering(text: Option<&'static str>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("its address");
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
         let count = Arc::new(AtomicUsize::new(0));
-        let task = tokio::spawn(accept(listener, Arc::clone(&seen), Arc::clone(&count)));
+        let task = tokio::spawn(accept(listener, text, Arc::clone(&seen), Arc::clone(&count)));
         Self { address, seen, count, task }
     }
 
@@ -82,13 +87,18 @@ impl Drop for Backend {
     }
 }
 
-async fn accept(listener: TcpListener, seen: Arc<Mutex<Vec<Seen>>>, count: Arc<AtomicUsize>) {
+async fn accept(
+    listener: TcpListener,
+    text: Option<&'static str>,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    count: Arc<AtomicUsize>,
+) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let Ok((socket, _)) = listener.accept().await else { return };
         let (seen, count) = (Arc::clone(&seen), Arc::clone(&count));
         connections.spawn(async move {
-            let service = service_fn(move |request| answer(request, Arc::clone(&seen), Arc::clone(&count)));
+            let service = service_fn(move |request| answer(request, text, Arc::clone(&seen), Arc::clone(&count)));
             let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service).await;
         });
     }
@@ -96,6 +106,7 @@ async fn accept(listener: TcpListener, seen: Arc<Mutex<Vec<Seen>>>, count: Arc<A
 
 async fn answer(
     request: Request<Incoming>,
+    text: Option<&'static str>,
     seen: Arc<Mutex<Vec<Seen>>>,
     count: Arc<AtomicUsize>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
@@ -108,7 +119,7 @@ async fn answer(
         .collect();
     let path = parts.uri.to_string();
     count.fetch_add(1, Ordering::SeqCst);
-    let answer = Full::new(Bytes::from(format!("{{\"path\":{path:?}}}")));
+    let answer = Full::new(text.map_or_else(|| Bytes::from(format!("{{\"path\":{path:?}}}")), Bytes::from));
     seen.lock().expect("no panic under the lock").push(Seen { method: parts.method.to_string(), path, headers, body });
     Ok(Response::builder().header("content-type", "application/json").body(answer).expect("a response"))
 }

@@ -40,6 +40,7 @@ pub struct Setup {
     keys: String,
     product: &'static str,
     mail: Option<String>,
+    answer: Option<&'static str>,
 }
 
 impl Default for Setup {
@@ -54,6 +55,7 @@ impl Default for Setup {
             keys: String::new(),
             product: "vantage",
             mail: None,
+            answer: None,
         }
     }
 }
@@ -122,6 +124,12 @@ impl Setup {
         self
     }
 
+    /// What the backend answers, in place of the path.
+    pub fn answer(mut self, text: &'static str) -> Self {
+        self.answer = Some(text);
+        self
+    }
+
     /// How mails leave, in place of an outbox folder.
     pub fn mail(mut self, toml: &str) -> Self {
         self.mail = Some(toml.to_owned());
@@ -135,7 +143,7 @@ impl Setup {
             Database::Sqlite => format!("sqlite://{}/store/tollgate.db", directory.path().display()),
             Database::Postgres => postgres().await?,
         };
-        let backend = Backend::start().await;
+        let backend = Backend::answering(self.answer).await;
         let text = self.toml(directory.path(), &url, &backend);
         let env = std::collections::BTreeMap::new();
         let inputs = config::Inputs { env: &env, flags: &[], entropy: &SystemEntropy, write: true, generation: 1 };

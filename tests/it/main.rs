@@ -1,6 +1,7 @@
 //! One binary, whole gateways: real sockets on port 0, real TLS, real stores, real backends.
 
 mod access;
+mod all_products;
 mod backend;
 mod cli;
 mod client;

@@ -1,0 +1,4 @@
+import assert from 'node:assert/strict';
+
+assert.equal(response.status, 200);
+assert.deepEqual(audits, []);

@@ -1,0 +1,2 @@
+assert response.status_code == 200, (response.status_code, response.text)
+assert audits == [], audits
