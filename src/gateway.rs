@@ -19,6 +19,7 @@ use crate::credential::assertion::Assertions;
 use crate::credential::keys::KeyError;
 use crate::credential::password::{PasswordError, PasswordPool};
 use crate::credential::{Authenticator, SiteCredentials};
+use crate::limit::at_once::AtOnce;
 use crate::limit::{LimitError, Limiter, Subject};
 use crate::mail::{MailError, Mailer, SealKey};
 use crate::model::change::Change;
@@ -63,6 +64,8 @@ pub struct Gateway {
     pub mailer: Mailer,
     /// Open tunnels, until they end.
     pub tunnels: TaskTracker,
+    /// Agents that have not shown who they are yet.
+    pub waiting_agents: Arc<AtOnce>,
     /// Cancelled when open tunnels must end.
     pub hang_up: CancellationToken,
     /// What is counted.
@@ -227,6 +230,10 @@ impl Gateway {
             no_site: SiteMetrics::new(&metrics, SiteMetrics::NO_SITE),
             operator_token: ArcSwapOption::new(operator_token(boot)),
             tunnels: TaskTracker::new(),
+            waiting_agents: AtOnce::new(
+                boot.connections.max_waiting_agents,
+                boot.connections.max_waiting_agents_per_address,
+            ),
             hang_up: CancellationToken::new(),
             draining: AtomicBool::new(false),
             run: u64::from_le_bytes(run),
@@ -320,6 +327,7 @@ impl Gateway {
         limits.subjects.set(count(self.limiter.subjects()));
         limits.backend_up.set(i64::from(!self.limiter.is_degraded()));
         limits.backend_failures.inc_by(self.limiter.failures().saturating_sub(limits.backend_failures.get()));
+        self.metrics.agents.waiting.set(count(self.waiting_agents.taken()));
         self.metrics.passwords.running.set(count(self.passwords.busy()));
         self.metrics.passwords.waiting.set(count(self.passwords.waiting()));
         for server in self.pools.gauges() {

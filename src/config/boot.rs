@@ -85,6 +85,10 @@ pub struct Connections {
     pub max_headers: usize,
     /// HTTP/2 streams open at once on a connection.
     pub max_streams: u32,
+    /// Agents' connections at most whose first message is still to come or to be checked.
+    pub max_waiting_agents: usize,
+    /// The same from one client address.
+    pub max_waiting_agents_per_address: usize,
 }
 
 impl Boot {
@@ -321,6 +325,8 @@ pub(super) fn connections(raw: &RawConnections, report: &mut Report<'_>) -> (Con
         max_header_size: max_header_size.unwrap_or(64 << 10),
         max_headers: count(&raw.max_headers, 100, 16..=1000, report),
         max_streams: count(&raw.max_streams, 128, 1..=10_000, report),
+        max_waiting_agents: count(&raw.max_waiting_agents, 1000, 1..=1_000_000, report),
+        max_waiting_agents_per_address: count(&raw.max_waiting_agents_per_address, 20, 1..=1_000_000, report),
     };
     let drain = Drain {
         delay: duration(&raw.drain_delay, secs(0), secs(0)..=secs(600), report),

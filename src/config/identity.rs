@@ -98,6 +98,7 @@ impl IdentityNames {
             "auth_method" => &mut self.auth_method,
             "key_id" => &mut self.key_id,
             "session_id" => &mut self.session_id,
+            "server_id" => &mut self.server_id,
             "assertion" => &mut self.assertion,
             _ => return None,
         })

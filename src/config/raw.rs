@@ -125,6 +125,8 @@ pub(super) struct RawConnections {
     pub max_header_size: Text,
     pub max_headers: Number,
     pub max_streams: Number,
+    pub max_waiting_agents: Number,
+    pub max_waiting_agents_per_address: Number,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -258,6 +260,7 @@ pub(super) struct RawUpstream {
     pub connect_timeout: Text,
     pub response_timeout: Text,
     pub idle_timeout: Text,
+    pub tunnel_idle_timeout: Text,
     pub max_idle: Number,
     pub max_connections: Number,
 }

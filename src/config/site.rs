@@ -253,6 +253,7 @@ fn upstreams(raw: &Named<RawUpstream>, report: &mut Report<'_>) -> BTreeMap<Stri
             connect_timeout: duration(&raw.connect_timeout, secs(5), secs(0)..=secs(300), report),
             response_timeout: duration(&raw.response_timeout, secs(60), secs(0)..=secs(86_400), report),
             idle_timeout: duration(&raw.idle_timeout, secs(60), secs(0)..=secs(86_400), report),
+            tunnel_idle_timeout: duration(&raw.tunnel_idle_timeout, secs(300), secs(1)..=secs(86_400), report),
             max_idle: count(&raw.max_idle, 64, 0..=100_000, report),
             max_connections: count(&raw.max_connections, 1024, 1..=1_000_000, report),
         };

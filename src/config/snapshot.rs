@@ -150,6 +150,8 @@ pub struct IdentityNames {
     pub key_id: HeaderName,
     /// The session's id.
     pub session_id: HeaderName,
+    /// The server that the API key is bound to.
+    pub server_id: HeaderName,
     /// The signed assertion.
     pub assertion: HeaderName,
 }
@@ -222,7 +224,7 @@ impl Site {
 
 impl IdentityNames {
     /// Every name, beside its key in configuration.
-    pub fn all(&self) -> [(&'static str, &HeaderName); 10] {
+    pub fn all(&self) -> [(&'static str, &HeaderName); 11] {
         [
             ("user_id", &self.user_id),
             ("user_email", &self.user_email),
@@ -233,6 +235,7 @@ impl IdentityNames {
             ("auth_method", &self.auth_method),
             ("key_id", &self.key_id),
             ("session_id", &self.session_id),
+            ("server_id", &self.server_id),
             ("assertion", &self.assertion),
         ]
     }
@@ -250,6 +253,7 @@ impl Default for IdentityNames {
             auth_method: HeaderName::from_static("x-auth-method"),
             key_id: HeaderName::from_static("x-key-id"),
             session_id: HeaderName::from_static("x-session-id"),
+            server_id: HeaderName::from_static("x-server-id"),
             assertion: HeaderName::from_static("x-identity-assertion"),
         }
     }

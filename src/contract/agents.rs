@@ -23,6 +23,16 @@ use crate::model::problem::{FieldError, Problem};
 use crate::model::secret::Secret;
 
 impl AgentRules {
+    /// Whether agents connect at this path, which is in its canonical form.
+    pub fn is_at(&self, path: &str) -> bool {
+        let mut segments = path.split('/');
+        let fits = |own: &str| match segments.next() {
+            Some(segment) if own.starts_with('{') => !segment.is_empty(),
+            segment => segment == Some(own),
+        };
+        self.on.path.split('/').all(fits) && segments.next().is_none()
+    }
+
     /// The API key in the first message.
     pub fn key(&self, message: &[u8]) -> Result<Secret, Problem> {
         if message.len() > self.max_message {

@@ -34,6 +34,12 @@ impl Values {
         self
     }
 
+    /// With all that `others` sets.
+    #[must_use]
+    pub fn with(self, others: Self) -> Self {
+        others.slots.into_iter().fold(self, |values, (slot, value)| values.set(slot, value))
+    }
+
     /// With one more element of `$items`.
     #[must_use]
     pub fn item(mut self, item: Values) -> Self {

@@ -3,16 +3,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
 
 use super::exchange::Exchange;
 use super::route::Target;
+use crate::contract::Carried;
 use crate::contract::operation::Caller;
 use crate::credential::presented::Presented;
+use crate::gateway::LiveSite;
 use crate::limit::{Charge, Subject, Verdict};
+use crate::model::principal::Principal;
 use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
+use crate::model::secret::Secret;
+
+/// A credential that let a request in.
+#[derive(Clone, Debug)]
+pub enum Accepted {
+    /// The value of its `Authorization` field.
+    Field(HeaderValue),
+    /// The key in an agent's first message.
+    Key(Secret),
+}
 
 /// Fills `exchange.principal`, unless the target is for anyone.
 ///
@@ -20,14 +33,7 @@ use crate::model::refusal::Refusal;
 /// moves on, whatever is presented, so that guessing tokens or keys gets slower and not only louder.
 pub async fn authenticate(exchange: &mut Exchange, headers: &HeaderMap, target: &Target) -> Result<(), Refusal> {
     let live = Arc::clone(exchange.site());
-    let public = match target {
-        Target::Native(target) => {
-            live.site.contract.operations[target.served].operation.signature().caller == Caller::Public
-        }
-        Target::Forward(target) => target.is_public(&live),
-        Target::KeySet => true,
-    };
-    if public {
+    if is_public(&live, target) {
         return Ok(());
     }
     let fields = headers.get_all(AUTHORIZATION);
@@ -38,15 +44,35 @@ pub async fn authenticate(exchange: &mut Exchange, headers: &HeaderMap, target: 
             return Err(failed(exchange, unreadable.into()).await);
         }
     };
+    verify(exchange, &presented).await?;
+    exchange.credential = headers.get(AUTHORIZATION).cloned().map(Accepted::Field);
+    Ok(())
+}
+
+/// Fills `exchange.principal` by the key of an agent's first message, whatever the target; counted as any other.
+pub async fn by_key(exchange: &mut Exchange, key: &Secret) -> Result<(), Refusal> {
+    verify(exchange, &Presented { kind: Carried::ApiKey, text: key.expose() }).await?;
+    exchange.credential = Some(Accepted::Key(key.clone()));
+    Ok(())
+}
+
+/// Fills `exchange.principal` by what let a request in before: asking again is no attempt, and counts as none.
+pub async fn again(exchange: &mut Exchange, accepted: &Accepted, target: &Target) -> Result<(), Refusal> {
+    let live = Arc::clone(exchange.site());
+    let presented = match accepted {
+        Accepted::Field(_) if is_public(&live, target) => return Ok(()),
+        Accepted::Field(field) => Presented::read([field], &live.site.contract).map_err(Problem::from)?,
+        Accepted::Key(key) => Some(Presented { kind: Carried::ApiKey, text: key.expose() }),
+    };
+    let presented = presented.ok_or(Problem::NotAuthenticated)?;
+    exchange.principal = Some(Arc::new(verified(exchange, &presented).await?));
+    Ok(())
+}
+
+async fn verify(exchange: &mut Exchange, presented: &Presented<'_>) -> Result<(), Refusal> {
     exchange.presented = true;
-    let verified = exchange
-        .gateway
-        .authenticator
-        .authenticate(&live.credentials, &live.site.contract, &presented, exchange.now)
-        .await;
-    match verified {
+    match verified(exchange, presented).await {
         Ok(principal) => {
-            exchange.credential = headers.get(AUTHORIZATION).cloned();
             exchange.principal = Some(Arc::new(principal));
             Ok(())
         }
@@ -55,7 +81,24 @@ pub async fn authenticate(exchange: &mut Exchange, headers: &HeaderMap, target: 
     }
 }
 
-async fn failed(exchange: &Exchange, problem: Problem) -> Refusal {
+async fn verified(exchange: &Exchange, presented: &Presented<'_>) -> Result<Principal, Refusal> {
+    let live = exchange.site();
+    let authenticator = &exchange.gateway.authenticator;
+    authenticator.authenticate(&live.credentials, &live.site.contract, presented, exchange.now).await
+}
+
+fn is_public(live: &LiveSite, target: &Target) -> bool {
+    match target {
+        Target::Native(target) => {
+            live.site.contract.operations[target.served].operation.signature().caller == Caller::Public
+        }
+        Target::Forward(target) => target.is_public(live),
+        Target::KeySet => true,
+    }
+}
+
+/// Counts an attempt that failed; what the client is told.
+pub async fn failed(exchange: &Exchange, problem: Problem) -> Refusal {
     // An expired token is a client that is late, not one that guesses.
     if problem == Problem::TokenExpired {
         return problem.into();

@@ -6,14 +6,17 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
+use super::authenticate::Accepted;
 use super::connection::Connection;
 use super::observe::Observed;
 use super::throttle::Rates;
-use super::{authenticate, authorize, forward, intake, native, observe, respond, route, throttle};
+use super::tunnel::Tunnel;
+use super::{agent, authenticate, authorize, forward, intake, native, observe, respond, route, throttle};
 use crate::gateway::{Gateway, Live, LiveSite};
 use crate::model::principal::Principal;
 use crate::model::refusal::Refusal;
@@ -52,7 +55,9 @@ pub struct Exchange {
     /// Bytes of its body that were taken so far.
     pub received: Arc<AtomicU64>,
     /// The credential it was let in by, for asking again while its answer lasts.
-    pub credential: Option<HeaderValue>,
+    pub credential: Option<Accepted>,
+    /// The WebSocket that its answer opens.
+    pub tunnel: Option<Tunnel>,
     /// Whether a credential was presented (for `WWW-Authenticate`).
     pub presented: bool,
 }
@@ -77,6 +82,9 @@ async fn run(exchange: &mut Exchange, request: Request<Incoming>) -> Result<Resp
     let (mut head, body) = request.into_parts();
     intake::take(exchange, &mut head)?;
     let target = route::find(exchange)?;
+    if agent::is_one(exchange, &target, &head)? {
+        return agent::invite(exchange, head);
+    }
     authenticate::authenticate(exchange, &head.headers, &target).await?;
     let permit = authorize::authorize(exchange, target)?;
     throttle::admit(exchange, &permit).await?;
@@ -107,8 +115,14 @@ impl Exchange {
             upstream: None,
             received: Arc::default(),
             credential: None,
+            tunnel: None,
             presented: false,
         }
+    }
+
+    /// How long ago it arrived.
+    pub fn took(&self) -> Duration {
+        self.gateway.clock.now().steady.since(self.now.steady)
     }
 
     /// The site; every stage after `intake` has one.

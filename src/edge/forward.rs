@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{AUTHORIZATION, HOST};
 use http::request::Parts;
@@ -16,7 +17,7 @@ use hyper::upgrade::OnUpgrade;
 use super::authorize::ForwardPermit;
 use super::exchange::Exchange;
 use super::standing::Standing;
-use super::tunnel;
+use super::tunnel::{self, Tunnel};
 use crate::config::snapshot::Route;
 use crate::gateway::{LiveSite, LiveUpstream};
 use crate::model::access::Permission;
@@ -42,39 +43,31 @@ pub async fn forward(
 ) -> Result<Response<Body>, Refusal> {
     let live = Arc::clone(exchange.site());
     // `Upgrade` to anything but a WebSocket is a header that is dropped.
-    let websocket = match head.extensions.remove::<OnUpgrade>() {
-        Some(client) if wanted(&head)? => Some((client, Standing::of(exchange))),
-        _ => None,
-    };
+    if let Some(client) = head.extensions.remove::<OnUpgrade>()
+        && wanted(&head)?
+    {
+        let standing = Standing::of(exchange);
+        return Ok(match open(exchange, &permit, head).await? {
+            (Opened::Answer(answer), _) => answer,
+            (Opened::Tunnel(answer, backend), idle) => {
+                let open = tunnel::Open { client, backend, standing, idle };
+                exchange.tunnel = Some(Tunnel::Open(Box::new(open)));
+                answer
+            }
+        });
+    }
     let route = &live.site.routes[permit.route()];
-    let upstream = &live.upstreams[chosen(exchange, route, &permit)];
-    exchange.upstream = Some(Arc::clone(&upstream.name));
-    let target = target(&route.rewrite.path(&exchange.path), head.uri.query())?;
-    let headers = request_headers(exchange, &live, (route, upstream), &permit, &head).await?;
-    let mut request = Request::new(Body::client(body, route.max_body, exchange.gateway.bounds.body_timeout)?);
-    *request.method_mut() = head.method;
-    *request.uri_mut() = target;
-    *request.headers_mut() = headers;
+    let body = Body::client(body, route.max_body, exchange.gateway.bounds.body_timeout)?;
+    let (request, upstream) = request(exchange, &permit, head, body).await?;
+    let upstream = &live.upstreams[upstream];
     let in_flight = upstream.metrics.started();
-    let answered = match websocket {
-        None => exchange.gateway.pools.send(&upstream.settings, request, route.response_timeout).await,
-        Some((client, standing)) => {
-            let opened = exchange.gateway.pools.open_tunnel(&upstream.settings, request, route.response_timeout).await;
-            opened.map(|opened| match opened {
-                Opened::Answer(answer) => answer,
-                Opened::Tunnel(answer, backend) => {
-                    tunnel::spawn(&exchange.gateway, standing, client, backend, upstream.settings.idle_timeout);
-                    answer
-                }
-            })
-        }
-    };
+    let answered = exchange.gateway.pools.send(&upstream.settings, request, route.response_timeout).await;
     drop(in_flight);
     let outcome = match &answered {
         Ok(answer) => UpstreamOutcome::answered(answer.status().as_u16()),
         Err(error) => outcome(error),
     };
-    upstream.metrics.finished(outcome, exchange.gateway.clock.now().steady.since(exchange.now.steady));
+    upstream.metrics.finished(outcome, exchange.took());
     let mut answer = answered?;
     route.response_headers.apply(answer.headers_mut());
     Ok(answer)
@@ -96,6 +89,47 @@ fn chosen(exchange: &Exchange, route: &Route, permit: &ForwardPermit) -> usize {
             IpAddr::V6(address) => route.split.choose(&route.name, &address.octets()),
         },
     }
+}
+
+/// Asks the backend for the WebSocket that `head` asks for; with how long nothing may come through it.
+pub async fn open(exchange: &mut Exchange, permit: &ForwardPermit, head: Parts) -> Result<(Opened, Duration), Refusal> {
+    let live = Arc::clone(exchange.site());
+    let route = &live.site.routes[permit.route()];
+    let (request, upstream) = request(exchange, permit, head, Body::Empty).await?;
+    let upstream = &live.upstreams[upstream];
+    let in_flight = upstream.metrics.started();
+    let mut opened = exchange.gateway.pools.open_tunnel(&upstream.settings, request, route.response_timeout).await;
+    drop(in_flight);
+    let outcome = match &mut opened {
+        Ok(Opened::Answer(answer) | Opened::Tunnel(answer, _)) => {
+            route.response_headers.apply(answer.headers_mut());
+            UpstreamOutcome::answered(answer.status().as_u16())
+        }
+        Err(error) => outcome(error),
+    };
+    upstream.metrics.finished(outcome, exchange.took());
+    Ok((opened?, upstream.settings.tunnel_idle_timeout))
+}
+
+/// The request as the backend gets it, and which of the site's upstreams that is.
+async fn request(
+    exchange: &mut Exchange,
+    permit: &ForwardPermit,
+    head: Parts,
+    body: Body,
+) -> Result<(Request<Body>, usize), Refusal> {
+    let live = Arc::clone(exchange.site());
+    let route = &live.site.routes[permit.route()];
+    let at = chosen(exchange, route, permit);
+    let upstream = &live.upstreams[at];
+    exchange.upstream = Some(Arc::clone(&upstream.name));
+    let target = target(&route.rewrite.path(&exchange.path), head.uri.query())?;
+    let headers = request_headers(exchange, &live, (route, upstream), permit, &head).await?;
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method;
+    *request.uri_mut() = target;
+    *request.headers_mut() = headers;
+    Ok((request, at))
 }
 
 async fn request_headers(
@@ -172,6 +206,9 @@ fn identify(headers: &mut HeaderMap, live: &LiveSite, principal: &Principal) -> 
         Method::Key(key) => {
             headers.insert(names.auth_method.clone(), HeaderValue::from_static("api_key"));
             headers.insert(names.key_id.clone(), text(&ids.key.render(key.id.uuid()))?);
+            if let Some(server) = key.attributes.get("server_id") {
+                headers.insert(names.server_id.clone(), text(server)?);
+            }
         }
     }
     Ok(())

@@ -10,10 +10,12 @@
 
 pub mod accept;
 pub mod admin;
+pub mod agent;
 pub mod authenticate;
 pub mod authorize;
 pub mod connection;
 pub mod exchange;
+pub mod first_frame;
 pub mod forward;
 pub mod intake;
 pub mod native;

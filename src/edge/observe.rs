@@ -11,12 +11,15 @@ use http_body::{Frame, SizeHint};
 
 use super::exchange::Exchange;
 use super::standing::Standing;
+use super::tunnel;
 use crate::model::principal::Method;
 use crate::model::problem::ProblemKind;
 use crate::model::refusal::Fault;
 use crate::observe::access::AccessLine;
+use crate::observe::metrics::labels::TunnelEnd;
 use crate::observe::metrics::{Decision, Finished, Held};
 use crate::upstream::body::{Body, BodyError};
+use crate::upstream::tunnel::Ended;
 
 /// What a refused client was told, and why.
 #[derive(Debug)]
@@ -30,25 +33,42 @@ pub struct Told {
 /// An answer's body that tells when it is over, however it ends.
 pub struct Observed {
     body: Body,
+    /// Closed when this is dropped; `None` where a WebSocket has taken it on.
     record: Option<Box<Record>>,
     /// Resolves when the client may no longer have the rest; made when a forwarded answer first keeps it waiting.
     lost: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
-struct Record {
-    exchange: Exchange,
+/// A request until it is over: counted and logged when this is dropped.
+pub struct Record {
+    /// The request.
+    pub exchange: Exchange,
+    /// What a refused client was told.
+    pub told: Option<Told>,
     status: u16,
-    told: Option<Told>,
     sent: u64,
-    held: Held,
+    /// How long its WebSocket took to open: what counts as its duration, since a WebSocket may last for days.
+    opening: Option<Duration>,
+    end: Option<TunnelEnd>,
+    _held: Held,
 }
 
-/// Wraps the answer so that its end is seen.
-pub fn observe(exchange: Exchange, answer: Response<Body>, told: Option<Told>) -> Response<Observed> {
+/// Wraps the answer so that its end is seen. One that opens a WebSocket is not the end: the record goes with it.
+pub fn observe(mut exchange: Exchange, answer: Response<Body>, told: Option<Told>) -> Response<Observed> {
+    let metrics = exchange.site.as_ref().map_or(&exchange.gateway.no_site, |live| &live.metrics);
+    let tunnel = exchange.tunnel.take();
+    let (held, opening) = match &tunnel {
+        None => (metrics.started(), None),
+        Some(_) => (metrics.tunnel_opened(), Some(exchange.took())),
+    };
     let status = answer.status().as_u16();
-    let held = exchange.site.as_ref().map_or(&exchange.gateway.no_site, |live| &live.metrics).started();
-    let record = Box::new(Record { exchange, status, told, sent: 0, held });
-    answer.map(|body| Observed { body, record: Some(record), lost: None })
+    let mut record = Some(Box::new(Record { exchange, told, status, sent: 0, opening, end: None, _held: held }));
+    if let Some(tunnel) = tunnel
+        && let Some(record) = record.take()
+    {
+        tunnel::spawn(tunnel, record);
+    }
+    answer.map(|body| Observed { body, record, lost: None })
 }
 
 impl http_body::Body for Observed {
@@ -98,38 +118,50 @@ impl http_body::Body for Observed {
     }
 }
 
-impl Drop for Observed {
-    fn drop(&mut self) {
-        if let Some(record) = self.record.take() {
-            (*record).close();
-        }
+impl Record {
+    /// What went through its WebSocket.
+    pub fn ended(&mut self, ended: Ended) {
+        self.exchange.received.fetch_add(ended.to_backend, Ordering::Relaxed);
+        self.sent += ended.to_client;
+        self.end = Some(ended.why);
     }
 }
 
-impl Record {
-    fn close(self) {
-        let Self { exchange, status, told, sent, held } = self;
-        drop(held);
-        let took = exchange.gateway.clock.now().steady.since(exchange.now.steady);
-        let decision = match &told {
+impl Drop for Record {
+    fn drop(&mut self) {
+        let Self { exchange, told, status, sent, opening, end, _held } = self;
+        let told = told.as_ref();
+        let took = exchange.took();
+        let decision = match told {
             Some(told) => Decision::Refused(told.kind),
             None if exchange.upstream.is_some() => Decision::Forwarded,
             None => Decision::Native,
         };
         let received = exchange.received.load(Ordering::Relaxed);
         let metrics = exchange.site.as_ref().map_or(&exchange.gateway.no_site, |live| &live.metrics);
-        metrics.finished(&Finished { method: &exchange.method, status, decision, took, received, sent });
-        let fault = told.as_ref().and_then(|told| told.fault.as_ref());
+        let (took_to_answer, sent) = (opening.unwrap_or(took), *sent);
+        let (method, status) = (&exchange.method, *status);
+        metrics.finished(&Finished { method, status, decision, took: took_to_answer, received, sent });
+        if let Some(end) = *end {
+            metrics.tunnel_ended(end);
+        }
+        let fault = told.and_then(|told| told.fault.as_ref());
         if let Some(fault) = fault {
             tracing::error!(request_id = %exchange.request_id, error = fault as &dyn std::error::Error, "a request failed on our side");
         }
         if exchange.gateway.logs.wants_access() {
-            log(&exchange, status, told.as_ref(), took, received, sent);
+            log(exchange, status, told, (took, *end), (received, sent));
         }
     }
 }
 
-fn log(exchange: &Exchange, status: u16, told: Option<&Told>, took: Duration, received: u64, sent: u64) {
+fn log(
+    exchange: &Exchange,
+    status: u16,
+    told: Option<&Told>,
+    (took, tunnel): (Duration, Option<TunnelEnd>),
+    (received, sent): (u64, u64),
+) {
     let principal = exchange.principal.as_deref();
     let (session, key) = match principal.map(|principal| &principal.method) {
         Some(Method::Token { session, .. }) => (Some(*session), None),
@@ -156,6 +188,7 @@ fn log(exchange: &Exchange, status: u16, told: Option<&Told>, took: Duration, re
         received,
         sent,
         upstream: exchange.upstream.as_deref(),
+        tunnel,
         tls: tls.map(|tls| tls.version),
         alpn: tls.map(|tls| if tls.http2 { "h2" } else { "http/1.1" }),
         fault: told.and_then(|told| told.fault.as_ref()),

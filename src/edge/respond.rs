@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use super::exchange::Exchange;
 use super::observe::Told;
 use super::throttle;
-use crate::contract::encode;
+use crate::contract::{AgentRules, Contract, encode};
 use crate::model::problem::{Problem, ProblemKind};
 use crate::model::refusal::Refusal;
 use crate::upstream::body::Body;
@@ -28,7 +28,12 @@ pub async fn refuse(exchange: &mut Exchange, refusal: Refusal) -> (Response<Body
         let limits = &live.site.limits;
         let native =
             exchange.principal.is_none() && exchange.route.as_deref().is_some_and(|route| !route.contains(' '));
-        let windows = if native { &limits.failed_sign_in } else { &limits.failed_credentials };
+        let windows = match native {
+            true => &limits.failed_sign_in[..],
+            false if exchange.presented => &limits.failed_credentials,
+            // No window at all: too many connections at once.
+            false => &[],
+        };
         exchange.rates = windows.first().map(|window| throttle::Rates::spent(*window, *retry_after));
     }
     let rendered = match &exchange.site {
@@ -59,6 +64,19 @@ pub async fn refuse(exchange: &mut Exchange, refusal: Refusal) -> (Response<Body
         answer.headers_mut().insert(WWW_AUTHENTICATE, challenge);
     }
     (answer, Some(Told { kind: problem.kind(), fault }))
+}
+
+/// Renders the refusal of an agent whose WebSocket was taken already: what it is told in the product's words, and the
+/// status that closes the connection (RFC 6455 section 7.4.1 and its registry). The product's own status says that
+/// it is for the agent to do something else; 1013, that it may try again; 1011, that we or the backend failed.
+pub fn refuse_agent(contract: &Contract, rules: &AgentRules, refusal: Refusal) -> (Vec<u8>, u16, Told) {
+    let Refusal { problem, fault } = refusal;
+    let status = match problem.kind() {
+        ProblemKind::Unavailable | ProblemKind::GatewayTimeout => 1013,
+        ProblemKind::BadGateway | ProblemKind::Internal => 1011,
+        _ => rules.close_code,
+    };
+    (rules.refused(contract, &problem), status, Told { kind: problem.kind(), fault })
 }
 
 /// Adds what every answer carries, a refusal's as well as a backend's.

@@ -6,13 +6,14 @@
 //! the answer is no. A logout, a revoked key, a changed role or plan, an expired token and a removed route all end
 //! it within the second.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::AUTHORIZATION;
-use http::{HeaderMap, Method};
+use http::Method;
 
+use super::authenticate::Accepted;
 use super::connection::Connection;
 use super::exchange::Exchange;
 use super::{authenticate, authorize, route};
@@ -29,13 +30,12 @@ pub struct Standing {
     client: IpAddr,
     method: Method,
     path: String,
-    credential: HeaderMap,
+    credential: Option<Accepted>,
 }
 
 impl Standing {
     /// Of the request that `exchange` serves, once it was let in.
     pub fn of(exchange: &Exchange) -> Self {
-        let credential = exchange.credential.clone().map(|value| (AUTHORIZATION, value)).into_iter().collect();
         Self {
             gateway: Arc::clone(&exchange.gateway),
             connection: Arc::clone(&exchange.connection),
@@ -43,7 +43,7 @@ impl Standing {
             client: exchange.client,
             method: exchange.method.clone(),
             path: exchange.path.clone(),
-            credential,
+            credential: exchange.credential.clone(),
         }
     }
 
@@ -56,11 +56,15 @@ impl Standing {
         again.client = self.client;
         again.path.clone_from(&self.path);
         let Ok(target) = route::find(&mut again) else { return false };
-        authenticate::authenticate(&mut again, &self.credential, &target).await.is_ok()
-            && authorize::authorize(&again, target).is_ok()
+        let known = match &self.credential {
+            Some(credential) => authenticate::again(&mut again, credential, &target).await.is_ok(),
+            // It was public. If it is no more, nobody is there to meet what is asked.
+            None => true,
+        };
+        known && authorize::authorize(&again, target).is_ok()
     }
 
-    /// Waits until it no longer holds.
+    /// Waits until it no longer holds, and counts that.
     pub async fn lost(self) {
         loop {
             tokio::time::sleep(ASK_EVERY).await;
@@ -69,5 +73,11 @@ impl Standing {
                 return;
             }
         }
+    }
+}
+
+impl fmt::Debug for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Standing").field("site", &self.site).field("path", &self.path).finish_non_exhaustive()
     }
 }

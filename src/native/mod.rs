@@ -15,7 +15,7 @@ mod refresh;
 mod register;
 mod sessions;
 mod tokens;
-mod values;
+pub mod values;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use super::mask;
-use super::metrics::labels::TlsVersion;
+use super::metrics::labels::{TlsVersion, TunnelEnd};
 use crate::model::id::{KeyId, OrgId, SessionId, UserId};
 use crate::model::problem::ProblemKind;
 use crate::model::refusal::Fault;
@@ -49,14 +49,16 @@ pub struct AccessLine<'a> {
     pub session: Option<SessionId>,
     /// How they proved who they are, in the words of the identity header.
     pub auth: Option<&'a str>,
-    /// Until the answer's last byte.
+    /// Until the answer's last byte, or its WebSocket's.
     pub took: Duration,
-    /// Bytes of the request's body.
+    /// Bytes of the request's body, or of what came through its WebSocket.
     pub received: u64,
-    /// Bytes of the answer's body.
+    /// Bytes of the answer's body, or of what went out through its WebSocket.
     pub sent: u64,
     /// The upstream it was passed on to, by its configured name.
     pub upstream: Option<&'a str>,
+    /// How the WebSocket ended that it opened.
+    pub tunnel: Option<TunnelEnd>,
     /// The connection's TLS version; `None` without TLS.
     pub tls: Option<TlsVersion>,
     /// The protocol TLS agreed on.
@@ -67,7 +69,7 @@ pub struct AccessLine<'a> {
 
 impl Serialize for AccessLine<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut line = serializer.serialize_struct("access", 22)?;
+        let mut line = serializer.serialize_struct("access", 23)?;
         line.serialize_field("time", &self.time.to_rfc3339())?;
         line.serialize_field("kind", "access")?;
         line.serialize_field("request_id", &*mask::cut(self.request_id, 128))?;
@@ -87,6 +89,7 @@ impl Serialize for AccessLine<'_> {
         line.serialize_field("received_bytes", &self.received)?;
         line.serialize_field("sent_bytes", &self.sent)?;
         line.serialize_field("upstream", &self.upstream)?;
+        line.serialize_field("tunnel", &self.tunnel.map(TunnelEnd::name))?;
         line.serialize_field("tls", &self.tls.map(TlsVersion::name))?;
         line.serialize_field("alpn", &self.alpn.map(|alpn| mask::cut(alpn, 32)))?;
         line.serialize_field("fault", &self.fault.map(|fault| told(fault)))?;
@@ -111,6 +114,7 @@ impl Display for AccessLine<'_> {
             ("route", self.route),
             ("upstream", self.upstream),
             ("problem", self.problem.map(ProblemKind::name)),
+            ("tunnel", self.tunnel.map(TunnelEnd::name)),
         ];
         for (name, text) in names.iter().filter_map(|(name, text)| Some((name, (*text)?))) {
             write!(f, " {name}={text:?}")?;

@@ -27,6 +27,7 @@ mod connect;
 mod endpoint;
 mod error;
 mod exchange;
+pub mod frames;
 pub mod framing;
 pub mod hygiene;
 mod lease;
@@ -65,6 +66,8 @@ pub struct Settings {
     pub response_timeout: Duration,
     /// Time without a byte of body, either way.
     pub idle_timeout: Duration,
+    /// Time without a byte, either way, after which a WebSocket is closed.
+    pub tunnel_idle_timeout: Duration,
     /// Idle connections kept per server.
     pub max_idle: usize,
     /// Connections at most per server.

@@ -41,6 +41,7 @@ pub struct Setup {
     product: &'static str,
     mail: Option<String>,
     answer: Option<&'static str>,
+    logs: Logs,
 }
 
 impl Default for Setup {
@@ -56,6 +57,7 @@ impl Default for Setup {
             product: "vantage",
             mail: None,
             answer: None,
+            logs: Logs::off(),
         }
     }
 }
@@ -136,6 +138,12 @@ impl Setup {
         self
     }
 
+    /// A log, where none is kept otherwise.
+    pub fn logs(mut self, logs: Logs) -> Self {
+        self.logs = logs;
+        self
+    }
+
     /// Starts it; `None` (and a line that says so) where the database is not there.
     pub async fn start(self) -> Option<Gate> {
         let directory = tempfile::tempdir().expect("a temporary folder");
@@ -150,7 +158,7 @@ impl Setup {
         let loaded = config::load_text("test.toml", &text, &inputs)
             .unwrap_or_else(|errors| panic!("{}", errors.iter().map(ToString::to_string).collect::<String>()));
         let metrics = Arc::new(Metrics::new(self.clock.now().wall));
-        let parts = Parts { clock: self.clock, entropy: Arc::new(SystemEntropy), metrics, logs: Logs::off() };
+        let parts = Parts { clock: self.clock, entropy: Arc::new(SystemEntropy), metrics, logs: self.logs };
         let running = app::start(loaded, parts).await.expect("the gateway starts");
         let tls = trusting(&directory.path().join("certs/ca.pem"));
         let client =

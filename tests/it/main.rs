@@ -1,6 +1,7 @@
 //! One binary, whole gateways: real sockets on port 0, real TLS, real stores, real backends.
 
 mod access;
+mod agents;
 mod all_products;
 mod backend;
 mod cli;
@@ -28,6 +29,8 @@ mod serve;
 mod smtp;
 mod smuggling;
 mod soak;
+mod sockets;
 mod tokens;
 mod transcript;
+mod tunnels;
 mod wire;

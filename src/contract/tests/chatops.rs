@@ -176,6 +176,10 @@ fn an_agents_first_message_holds_its_key() {
     assert_eq!(agents.on.to_string(), "GET,HEAD /api/v1/agents/ws");
     let limits = (agents.patience.as_secs(), agents.max_message, agents.close_code);
     assert_eq!(limits, (10, 4096, 1008));
+    assert!(agents.is_at("/api/v1/agents/ws"));
+    for other in ["/api/v1/agents", "/api/v1/agents/ws/", "/api/v1/agents/WS", "/api/v1/agents/ws/7", "/", ""] {
+        assert!(!agents.is_at(other), "{other}");
+    }
     let shown = r#"{
   "type": "auth",
   "api_key": "your-api-key-here"

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use prometheus::{Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 
-use super::labels::{Cache, ChangeSource, Handshake, LimitKind, Listener, StoreOperation, StoreOutcome, TlsVersion};
+use super::labels::{
+    AgentOutcome, Cache, ChangeSource, Handshake, LimitKind, Listener, StoreOperation, StoreOutcome, TlsVersion,
+};
 use super::{Held, Make, grid, seconds_of};
 use crate::model::time::Timestamp;
 
@@ -201,6 +203,33 @@ impl PasswordMetrics {
             shed: make.counter("password_hashes_shed_total", "Turned away because too many waited."),
             durations: make.histogram("password_hash_duration_seconds", "How long a password hash took.", &buckets),
         }
+    }
+}
+
+/// Agents: WebSockets whose first message says who they are.
+#[derive(Debug)]
+pub struct AgentMetrics {
+    outcomes: Vec<IntCounter>,
+    /// Connections whose first message has not come or is not checked yet.
+    pub waiting: IntGauge,
+}
+
+impl AgentMetrics {
+    pub(super) fn new(make: &Make<'_>) -> Self {
+        let outcomes = make.counters(
+            "agent_authentications_total",
+            "What agents' connections came to, up to the answer to their first message.",
+            &["outcome"],
+        );
+        Self {
+            outcomes: AgentOutcome::ALL.iter().map(|at| outcomes.with_label_values(&[at.name()])).collect(),
+            waiting: make.gauge("agents_waiting", "Agents' connections without a verified first message."),
+        }
+    }
+
+    /// Counts an agent's connection.
+    pub fn came_to(&self, outcome: AgentOutcome) {
+        self.outcomes[outcome as usize].inc();
     }
 }
 

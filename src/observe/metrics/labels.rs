@@ -215,6 +215,42 @@ labels! {
         Cancelled = "cancelled",
     }
 
+    /// What an agent's connection came to.
+    AgentOutcome {
+        /// Its key passed, and so did it.
+        Accepted = "accepted",
+        /// Turned away at the door: too many wait.
+        TurnedAway = "turned_away",
+        /// It left before its first message.
+        Left = "left",
+        /// Its first message did not come in time.
+        Late = "late",
+        /// What it sent is no first message.
+        Malformed = "malformed",
+        /// Its key does not pass.
+        Refused = "refused",
+        /// Its key passes and may not do this.
+        Forbidden = "forbidden",
+        /// A window is full.
+        Limited = "limited",
+        /// We, or the backend, cannot serve it now.
+        Unavailable = "unavailable",
+    }
+
+    /// How a tunnel ended.
+    TunnelEnd {
+        /// Both sides were done, or one was and the other had its time to say so.
+        Closed = "closed",
+        /// Nothing moved for too long.
+        Idle = "idle",
+        /// The client may no longer have it.
+        Revoked = "revoked",
+        /// The gateway stopped.
+        Drained = "drained",
+        /// A connection broke, or never came about.
+        Broken = "broken",
+    }
+
     /// A TLS version.
     TlsVersion {
         /// TLS 1.2

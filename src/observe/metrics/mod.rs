@@ -21,8 +21,8 @@ use crate::model::time::Timestamp;
 use labels::LogStream;
 
 pub use areas::{
-    CacheMetrics, ConfigMetrics, Connections, LimitMetrics, PasswordMetrics, RevocationMetrics, StoreMetrics,
-    TlsMetrics,
+    AgentMetrics, CacheMetrics, ConfigMetrics, Connections, LimitMetrics, PasswordMetrics, RevocationMetrics,
+    StoreMetrics, TlsMetrics,
 };
 pub use site::{Decision, Finished, SiteMetrics};
 pub use upstream::{EndpointState, UpstreamMetrics};
@@ -45,6 +45,8 @@ pub struct Metrics {
     pub store: StoreMetrics,
     /// The password pool.
     pub passwords: PasswordMetrics,
+    /// Agents, by what their first message came to.
+    pub agents: AgentMetrics,
     /// Changes of facts, here and from elsewhere.
     pub revocations: RevocationMetrics,
     /// The configuration.
@@ -74,6 +76,7 @@ impl Metrics {
             caches: CacheMetrics::new(&make),
             store: StoreMetrics::new(&make),
             passwords: PasswordMetrics::new(&make),
+            agents: AgentMetrics::new(&make),
             revocations: RevocationMetrics::new(&make),
             config: ConfigMetrics::new(&make),
             log_lines_dropped: make.counters(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Method;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::labels::{MethodClass, StatusClass};
+use super::labels::{MethodClass, StatusClass, TunnelEnd};
 use super::{Held, Make, Metrics, grid};
 use crate::model::problem::ProblemKind;
 
@@ -70,6 +70,8 @@ pub(super) struct Families {
     in_flight: IntGaugeVec,
     received: IntCounterVec,
     sent: IntCounterVec,
+    tunnels: IntGaugeVec,
+    tunnels_ended: IntCounterVec,
 }
 
 impl Families {
@@ -88,6 +90,8 @@ impl Families {
             in_flight: make.gauges("requests_in_flight", "Requests being served.", &["site"]),
             received: make.counters("request_bytes_total", "Bytes of request bodies.", &["site"]),
             sent: make.counters("response_bytes_total", "Bytes of answer bodies.", &["site"]),
+            tunnels: make.gauges("tunnels", "WebSockets open.", &["site"]),
+            tunnels_ended: make.counters("tunnels_total", "WebSockets ended.", &["site", "end"]),
         }
     }
 }
@@ -102,6 +106,8 @@ pub struct SiteMetrics {
     in_flight: IntGauge,
     received: IntCounter,
     sent: IntCounter,
+    tunnels: IntGauge,
+    tunnels_ended: Vec<IntCounter>,
 }
 
 impl SiteMetrics {
@@ -122,12 +128,27 @@ impl SiteMetrics {
             in_flight: families.in_flight.with_label_values(&[site]),
             received: families.received.with_label_values(&[site]),
             sent: families.sent.with_label_values(&[site]),
+            tunnels: families.tunnels.with_label_values(&[site]),
+            tunnels_ended: TunnelEnd::ALL
+                .iter()
+                .map(|end| families.tunnels_ended.with_label_values(&[site, end.name()]))
+                .collect(),
         }
     }
 
     /// Counts a request as in flight while the answer is held.
     pub fn started(&self) -> Held {
         Held::new(&self.in_flight)
+    }
+
+    /// Counts a WebSocket as open while the answer is held.
+    pub fn tunnel_opened(&self) -> Held {
+        Held::new(&self.tunnels)
+    }
+
+    /// Counts a WebSocket that ended.
+    pub fn tunnel_ended(&self, end: TunnelEnd) {
+        self.tunnels_ended[end as usize].inc();
     }
 
     /// Counts a request that is over.

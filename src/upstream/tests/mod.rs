@@ -28,6 +28,7 @@ use super::body::{Body, BodyError};
 use super::hygiene::{Came, Reserved, forward};
 use super::{Pools, Settings, framing, tunnel};
 use crate::model::problem::Problem;
+use crate::observe::metrics::labels::TunnelEnd;
 use crate::rules::path::canonical;
 
 const SHORT: Duration = Duration::from_millis(250);
@@ -148,6 +149,7 @@ fn settings(servers: &[SocketAddr]) -> Settings {
         connect_timeout: Duration::from_secs(5),
         response_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(5),
+        tunnel_idle_timeout: Duration::from_secs(5),
         max_idle: 16,
         max_connections: 64,
     }
@@ -269,7 +271,11 @@ async fn pass(
         tunnel::Opened::Answer(response) => Ok(response),
         tunnel::Opened::Tunnel(response, backend) => {
             tokio::spawn(async move {
-                let how = tunnel::run(client, backend, allowed.idle, &stop).await;
+                let stop = async {
+                    stop.cancelled().await;
+                    TunnelEnd::Drained
+                };
+                let how = tunnel::run(client, backend, allowed.idle, stop).await;
                 ended.lock().unwrap().push(how);
             });
             Ok(response)

@@ -1,7 +1,7 @@
 //! WebSocket handshakes and what flows after them.
 
 use super::*;
-use crate::upstream::tunnel::{Ended, Why};
+use crate::upstream::tunnel::Ended;
 
 /// The key and the accept value of RFC 6455 section 1.3.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -59,7 +59,7 @@ async fn bytes_flow_both_ways_and_none_is_lost_at_the_switch() {
     assert_eq!((front.pools.gauges()[0].open, front.pools.gauges()[0].in_flight), (1, 1));
     drop(client);
     eventually(|| only_end(&front).is_some()).await;
-    assert_eq!(only_end(&front), Some(Ended { why: Why::Closed, to_backend: 300_005, to_client: 300_010 }));
+    assert_eq!(only_end(&front), Some(Ended { why: TunnelEnd::Closed, to_backend: 300_005, to_client: 300_010 }));
     eventually(|| front.pools.gauges()[0].open == 0 && front.pools.gauges()[0].in_flight == 0).await;
 }
 
@@ -124,14 +124,15 @@ async fn an_idle_tunnel_ends_and_a_busy_one_does_not() {
     let front = Front::open(peer.settings(), Allowed { idle: SHORT, ..PLENTY }).await;
     let mut client = open(&front).await;
     for _ in 0..6 {
-        client.say("x").await;
-        assert_eq!(within(client.exactly(1)).await, b"x");
+        // A whole frame: a piece of a text, of no length.
+        client.say("\u{1}\u{0}").await;
+        assert_eq!(within(client.exactly(2)).await, [1, 0]);
         tokio::time::sleep(SHORT / 2).await;
     }
     assert_eq!(only_end(&front), None);
     within(client.closed()).await;
     eventually(|| only_end(&front).is_some()).await;
-    assert_eq!(only_end(&front), Some(Ended { why: Why::Idle, to_backend: 6, to_client: 6 }));
+    assert_eq!(only_end(&front), Some(Ended { why: TunnelEnd::Idle, to_backend: 12, to_client: 12 }));
     eventually(|| front.pools.gauges()[0].open == 0).await;
 }
 
@@ -143,7 +144,7 @@ async fn a_tunnel_ends_when_it_is_told_to() {
     front.stop.cancel();
     within(client.closed()).await;
     eventually(|| front.pools.gauges()[0].open == 0).await;
-    assert_eq!(only_end(&front).map(|ended| ended.why), Some(Why::Stopped));
+    assert_eq!(only_end(&front).map(|ended| ended.why), Some(TunnelEnd::Drained));
 }
 
 #[tokio::test]
