@@ -42,6 +42,8 @@ pub struct Setup {
     mail: Option<String>,
     answer: Option<&'static str>,
     logs: Logs,
+    url: Option<String>,
+    signer: String,
 }
 
 impl Default for Setup {
@@ -58,6 +60,8 @@ impl Default for Setup {
             mail: None,
             answer: None,
             logs: Logs::off(),
+            url: None,
+            signer: String::new(),
         }
     }
 }
@@ -126,6 +130,18 @@ impl Setup {
         self
     }
 
+    /// A database that is there already, to be shared.
+    pub fn url(mut self, url: &str) -> Self {
+        self.url = Some(url.to_owned());
+        self
+    }
+
+    /// Another signing key than the usual one; an empty text changes nothing.
+    pub fn signer(mut self, toml: &str) -> Self {
+        toml.clone_into(&mut self.signer);
+        self
+    }
+
     /// What the backend answers, in place of the path.
     pub fn answer(mut self, text: &'static str) -> Self {
         self.answer = Some(text);
@@ -147,9 +163,10 @@ impl Setup {
     /// Starts it; `None` (and a line that says so) where the database is not there.
     pub async fn start(self) -> Option<Gate> {
         let directory = tempfile::tempdir().expect("a temporary folder");
-        let url = match self.database {
-            Database::Sqlite => format!("sqlite://{}/store/tollgate.db", directory.path().display()),
-            Database::Postgres => postgres().await?,
+        let url = match (&self.url, self.database) {
+            (Some(url), _) => url.clone(),
+            (None, Database::Sqlite) => format!("sqlite://{}/store/tollgate.db", directory.path().display()),
+            (None, Database::Postgres) => postgres().await?,
         };
         let backend = Backend::answering(self.answer).await;
         let text = self.toml(directory.path(), &url, &backend);
@@ -171,6 +188,7 @@ impl Setup {
     fn toml(&self, directory: &Path, url: &str, backend: &Backend) -> String {
         let Self { first, site, top, routes, keys, product, mail, .. } = self;
         let signer = match *product {
+            _ if !self.signer.is_empty() => self.signer.clone(),
             "langgraph" => format!(
                 r#"{{ kid = "one", algorithm = "RS256", secret_file = "{}/rs256.pem", generate = true }}"#,
                 directory.display()

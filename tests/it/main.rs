@@ -20,6 +20,7 @@ mod operate;
 mod operator;
 mod process;
 mod products;
+mod races;
 mod recorder;
 mod relay;
 mod reload;
