@@ -17,6 +17,7 @@ use crate::config::footprint::Footprint;
 use crate::config::{Boot, Loaded, Read};
 use crate::contract::source::Located;
 use crate::edge::accept::{self, Door};
+use crate::edge::addresses::Addresses;
 use crate::edge::admin;
 use crate::gateway::{Gateway, Live, Machines};
 use crate::model::entropy::Entropy;
@@ -144,6 +145,7 @@ fn listen(mut running: Running, acceptor: Option<&TlsAcceptor>, head: i64) -> an
     let gateway = Arc::clone(&running.gateway);
     let boot: Boot = running.reloader.boot.clone();
     let places = Arc::new(Semaphore::new(boot.connections.max));
+    let addresses = Addresses::new(boot.connections.max_per_address);
     let doors = boot.https.iter().map(|at| (*at, true)).chain(boot.http.iter().map(|at| (*at, false)));
     // All of them or none: nobody is served by a process that is about to fail.
     let doors: Vec<_> = doors.map(|(at, tls)| Ok((bind(at)?, tls))).collect::<anyhow::Result<_>>()?;
@@ -156,6 +158,7 @@ fn listen(mut running: Running, acceptor: Option<&TlsAcceptor>, head: i64) -> an
         let door = Door {
             tls: if tls { acceptor.cloned() } else { None },
             places: Arc::clone(&places),
+            addresses: Arc::clone(&addresses),
             drain: running.drain.clone(),
             connections: running.connections.clone(),
         };

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tokio::sync::Semaphore;
 use tollgate::config::{self, Loaded};
 use tollgate::credential::api_key;
+use tollgate::edge::addresses::AddressPlace;
 use tollgate::edge::authorize::{Permit, authorize};
 use tollgate::edge::connection::{Connection, Place};
 use tollgate::edge::exchange::Exchange;
@@ -91,7 +92,11 @@ impl World {
         let key = format!("ApiKey {}", text.expose());
         let peer = "192.0.2.7:40000".parse().expect("an address");
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("there is one");
-        let place = Place { permit, gauge: gateway.metrics.connections.opened(Listener::Http) };
+        let place = Place {
+            permit,
+            address: AddressPlace::default(),
+            gauge: gateway.metrics.connections.opened(Listener::Http),
+        };
         let connection = Arc::new(Connection { peer, tls: None, held: place });
         let world = Self { gateway, token, key, connection, runtime, _folder: folder };
         for credential in [&world.token, &world.key] {

@@ -71,13 +71,17 @@ pub struct AdminSettings {
 pub struct Connections {
     /// Open connections at most, of all listeners.
     pub max: usize,
+    /// Open connections at most from one address (IPv6: from one /64), trusted proxies aside; 0: as many as there are.
+    pub max_per_address: usize,
     /// Time for a TLS handshake.
     pub handshake_timeout: Duration,
-    /// Time from the first byte of a head to its last.
+    /// Time from the first byte of a head to its last; a new connection has as long for its first head.
     pub header_timeout: Duration,
     /// Time without a byte of a request's body.
     pub body_timeout: Duration,
-    /// Time an idle connection is kept.
+    /// Time in which a client takes no byte of what waits for it.
+    pub send_timeout: Duration,
+    /// Time a connection without a request is kept.
     pub idle_timeout: Duration,
     /// The longest head, in bytes.
     pub max_header_size: usize,
@@ -318,9 +322,11 @@ pub(super) fn connections(raw: &RawConnections, report: &mut Report<'_>) -> (Con
     }
     let connections = Connections {
         max: count(&raw.max, 20_000, 1..=10_000_000, report),
+        max_per_address: count(&raw.max_per_address, 2000, 0..=10_000_000, report),
         handshake_timeout: duration(&raw.handshake_timeout, secs(10), short.clone(), report),
         header_timeout: duration(&raw.header_timeout, secs(10), short.clone(), report),
-        body_timeout: duration(&raw.body_timeout, secs(30), short, report),
+        body_timeout: duration(&raw.body_timeout, secs(30), short.clone(), report),
+        send_timeout: duration(&raw.send_timeout, secs(60), short, report),
         idle_timeout: duration(&raw.idle_timeout, secs(75), secs(1)..=secs(3600), report),
         max_header_size: max_header_size.unwrap_or(64 << 10),
         max_headers: count(&raw.max_headers, 100, 16..=1000, report),

@@ -116,9 +116,11 @@ pub(super) struct RawPasswords {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawConnections {
     pub max: Number,
+    pub max_per_address: Number,
     pub handshake_timeout: Text,
     pub header_timeout: Text,
     pub body_timeout: Text,
+    pub send_timeout: Text,
     pub idle_timeout: Text,
     pub drain_delay: Text,
     pub drain_timeout: Text,

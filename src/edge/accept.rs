@@ -11,9 +11,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::addresses::{AddressPlace, Addresses};
 use super::connection::{self, Connection, Handshake, Place};
+use super::pace::Taken;
 use crate::gateway::Gateway;
-use crate::observe::metrics::labels::{self, Listener, TlsVersion};
+use crate::observe::metrics::labels::{self, Listener, TlsVersion, TurnedAway};
 
 /// A listener of the data port.
 #[derive(Clone)]
@@ -22,6 +24,8 @@ pub struct Door {
     pub tls: Option<TlsAcceptor>,
     /// Connections at once, over all listeners.
     pub places: Arc<Semaphore>,
+    /// Connections at once from each address, over all listeners.
+    pub addresses: Arc<Addresses>,
     /// Cancelled when the gateway drains.
     pub drain: CancellationToken,
     /// Owns every connection's task until it ends.
@@ -47,8 +51,7 @@ pub async fn accept(gateway: Arc<Gateway>, listener: TcpListener, door: Door) {
         };
         match accepted {
             Ok((socket, peer)) => {
-                let serving = serve(Arc::clone(&gateway), socket, peer, door.clone(), place);
-                door.connections.spawn(serving);
+                enter(&gateway, &door, socket, peer, place);
             }
             Err(error) => {
                 tracing::warn!(%error, "accept failed");
@@ -59,16 +62,33 @@ pub async fn accept(gateway: Arc<Gateway>, listener: TcpListener, door: Door) {
     while let Ok(place) = Arc::clone(&door.places).try_acquire_owned()
         && let Some(Ok((socket, peer))) = listener.accept().now_or_never()
     {
-        let serving = serve(Arc::clone(&gateway), socket, peer, door.clone(), place);
-        door.connections.spawn(serving);
+        enter(&gateway, &door, socket, peer, place);
     }
 }
 
-async fn serve(gateway: Arc<Gateway>, socket: TcpStream, peer: SocketAddr, door: Door, place: OwnedSemaphorePermit) {
+impl Door {
+    const fn listener(&self) -> Listener {
+        if self.tls.is_some() { Listener::Https } else { Listener::Http }
+    }
+}
+
+/// Serves a client, or closes at once on one that has all the connections that it may have: whatever it would be
+/// told costs more than it does.
+fn enter(gateway: &Arc<Gateway>, door: &Door, socket: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+    // A trusted proxy brings many clients.
+    let exempt = gateway.live().is_trusted(peer.ip());
+    let address = if exempt { Some(AddressPlace::default()) } else { door.addresses.take(peer.ip()) };
+    let Some(address) = address else {
+        return gateway.metrics.connections.turned_away(door.listener(), TurnedAway::PerAddress);
+    };
+    let held = Place { permit, address, gauge: gateway.metrics.connections.opened(door.listener()) };
+    door.connections.spawn(serve(Arc::clone(gateway), socket, peer, door.clone(), held));
+}
+
+async fn serve(gateway: Arc<Gateway>, socket: TcpStream, peer: SocketAddr, door: Door, held: Place) {
     // Answers are written whole; waiting for more to fill a segment only adds latency.
     let _ = socket.set_nodelay(true);
-    let listener = if door.tls.is_some() { Listener::Https } else { Listener::Http };
-    let held = Place { permit: place, gauge: gateway.metrics.connections.opened(listener) };
+    let socket = Taken::new(socket, gateway.bounds.send_timeout);
     match door.tls {
         None => {
             let connection = Arc::new(Connection { peer, tls: None, held });

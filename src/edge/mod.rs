@@ -9,6 +9,7 @@
 //! from the machines, ask a rule, and act. They return `Result<_, Refusal>`; only [`respond`] renders one.
 
 pub mod accept;
+pub mod addresses;
 pub mod admin;
 pub mod agent;
 pub mod authenticate;
@@ -20,6 +21,7 @@ pub mod forward;
 pub mod intake;
 pub mod native;
 pub mod observe;
+pub mod pace;
 pub mod respond;
 pub mod route;
 pub mod standing;

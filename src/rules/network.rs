@@ -40,6 +40,15 @@ pub fn trusts(trusted: &[IpNet], address: IpAddr) -> bool {
     })
 }
 
+/// What a client's address is counted by: itself, or for IPv6 its /64, the size of a subnet (RFC 4291 section 2.5.4),
+/// so that hopping through one's own 2^64 addresses gains nothing.
+pub fn neighbourhood(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::from(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
 /// One hop: an address, with a port where the proxy adds one (`192.0.2.1:443`, `[2001:db8::1]:443`).
 fn address(hop: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(hop.trim_ascii()).ok()?;

@@ -31,7 +31,7 @@ pub mod frames;
 pub mod framing;
 pub mod hygiene;
 mod lease;
-mod progress;
+pub mod progress;
 #[cfg(test)]
 mod tests;
 pub mod tls;

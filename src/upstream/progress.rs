@@ -13,14 +13,15 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
 /// Time without a byte.
-pub(super) struct Stall {
+pub struct Stall {
     limit: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
     armed: bool,
 }
 
 impl Stall {
-    pub(super) const fn new(limit: Duration) -> Self {
+    /// That nothing moves for `limit` is too long.
+    pub const fn new(limit: Duration) -> Self {
         Self { limit, sleep: None, armed: false }
     }
 
@@ -29,12 +30,12 @@ impl Stall {
     }
 
     /// A byte moved.
-    pub(super) const fn moved(&mut self) {
+    pub const fn moved(&mut self) {
         self.armed = false;
     }
 
     /// Nothing to read: ready once that has lasted too long.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let limit = self.limit;
         if let Some(sleep) = self.sleep.as_mut().filter(|_| !self.armed) {
             sleep.as_mut().reset(Instant::now() + limit);

@@ -18,6 +18,7 @@ mod limits;
 mod loss;
 mod operate;
 mod operator;
+mod pace;
 mod process;
 mod products;
 mod races;

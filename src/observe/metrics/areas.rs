@@ -6,6 +6,7 @@ use prometheus::{Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounte
 
 use super::labels::{
     AgentOutcome, Cache, ChangeSource, Handshake, LimitKind, Listener, StoreOperation, StoreOutcome, TlsVersion,
+    TurnedAway,
 };
 use super::{Held, Make, grid, seconds_of};
 use crate::model::time::Timestamp;
@@ -15,16 +16,25 @@ use crate::model::time::Timestamp;
 pub struct Connections {
     open: Vec<IntGauge>,
     total: Vec<IntCounter>,
+    turned_away: Vec<Vec<IntCounter>>,
 }
 
 impl Connections {
     pub(super) fn new(make: &Make<'_>) -> Self {
         let open = make.gauges("connections", "Client connections open.", &["listener"]);
         let total = make.counters("connections_total", "Client connections accepted.", &["listener"]);
+        let turned_away = make.counters(
+            "connections_turned_away_total",
+            "Client connections closed before anything was asked on them.",
+            &["listener", "reason"],
+        );
         let each = |listener: &Listener| [listener.name()];
         Self {
             open: Listener::ALL.iter().map(|at| open.with_label_values(&each(at))).collect(),
             total: Listener::ALL.iter().map(|at| total.with_label_values(&each(at))).collect(),
+            turned_away: grid(Listener::ALL, TurnedAway::ALL, |listener, reason| {
+                turned_away.with_label_values(&[listener.name(), reason.name()])
+            }),
         }
     }
 
@@ -32,6 +42,11 @@ impl Connections {
     pub fn opened(&self, listener: Listener) -> Held {
         self.total[listener as usize].inc();
         Held::new(&self.open[listener as usize])
+    }
+
+    /// Counts a connection that was closed at once.
+    pub fn turned_away(&self, listener: Listener, reason: TurnedAway) {
+        self.turned_away[listener as usize][reason as usize].inc();
     }
 }
 

@@ -31,6 +31,12 @@ labels! {
         Admin = "admin",
     }
 
+    /// Why a connection was closed before anything was asked on it.
+    TurnedAway {
+        /// Its address holds all the connections that it may.
+        PerAddress = "per_address",
+    }
+
     /// A request's method; what a client invents is `other`.
     MethodClass {
         /// GET

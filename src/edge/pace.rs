@@ -1,0 +1,376 @@
+//! How long a client may take, in every phase of its connection.
+//!
+//! hyper knows one timer for HTTP/1.1, and it runs from the end of one answer to the last byte of the next head; for
+//! HTTP/2 it knows none. Here a connection that rests, a head that has begun, bytes that are not taken and a stream
+//! whose window stays shut each have a bound of their own. Nothing is armed while bytes move.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http_body::{Body, Frame, SizeHint};
+use hyper::rt::Executor;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::upstream::progress::Stall;
+
+/// What a connection's stream, its requests and the task that serves it tell each other.
+#[derive(Debug)]
+pub struct Pace {
+    /// Requests that wait for the head of their answer.
+    asking: AtomicUsize,
+    came: Notify,
+    /// Requests that are not over: from the whole head to the answer's last byte.
+    open: AtomicUsize,
+    /// Requests there have been.
+    begun: AtomicUsize,
+    /// Bytes that were read.
+    read: AtomicUsize,
+    /// Whether it has become a tunnel, which has bounds of its own.
+    tunnel: AtomicBool,
+    since: Instant,
+    /// When the last request was over, in milliseconds from `since`; kept up to date for HTTP/2 only.
+    rested: AtomicU64,
+    http2: bool,
+}
+
+impl Pace {
+    /// Of a connection that begins now.
+    pub fn begin(http2: bool) -> Arc<Self> {
+        Arc::new(Self {
+            asking: AtomicUsize::new(0),
+            came: Notify::new(),
+            open: AtomicUsize::new(0),
+            begun: AtomicUsize::new(0),
+            read: AtomicUsize::new(0),
+            tunnel: AtomicBool::new(false),
+            since: Instant::now(),
+            rested: AtomicU64::new(0),
+            http2,
+        })
+    }
+
+    /// A request has come, head and all.
+    pub fn ask(self: &Arc<Self>) -> Asked {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.asking.fetch_add(1, Ordering::Relaxed);
+        self.came.notify_waiters();
+        Asked { pace: Arc::clone(self), waits: true }
+    }
+
+    /// Bytes read from it so far.
+    pub fn read(&self) -> usize {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// Resolves at once while a request waits for its answer, else when one comes.
+    pub async fn anything(&self) {
+        // Told first and looked at after, so that none slips through between the two.
+        let came = self.came.notified();
+        if self.asking.load(Ordering::Relaxed) == 0 {
+            came.await;
+        }
+    }
+
+    /// Resolves when an HTTP/2 connection has had no stream for `patience`.
+    pub async fn rested(&self, patience: Duration) {
+        loop {
+            let now = Instant::now();
+            let due = match self.open.load(Ordering::Relaxed) {
+                0 => self.since + Duration::from_millis(self.rested.load(Ordering::Relaxed)) + patience,
+                _ => now + patience,
+            };
+            if due <= now {
+                return;
+            }
+            tokio::time::sleep_until(due).await;
+        }
+    }
+
+    /// Resolves when nothing is under way, looking every `patience`.
+    pub async fn unused(&self, patience: Duration) {
+        loop {
+            tokio::time::sleep(patience).await;
+            if self.open.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+        }
+    }
+}
+
+/// A request that is not over.
+#[derive(Debug)]
+pub struct Asked {
+    pace: Arc<Pace>,
+    waits: bool,
+}
+
+impl Asked {
+    /// From here on its connection is a tunnel, which has bounds of its own.
+    pub fn becomes_tunnel(&self) {
+        self.pace.tunnel.store(true, Ordering::Relaxed);
+    }
+
+    fn answered(&mut self) {
+        if std::mem::take(&mut self.waits) {
+            self.pace.asking.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.answered();
+        if self.pace.http2 {
+            let rested = u64::try_from(self.pace.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.pace.rested.store(rested, Ordering::Relaxed);
+        }
+        self.pace.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A client's side of a connection, above TLS: what is read, and when it should have been.
+pub struct Tended<S> {
+    stream: S,
+    pace: Arc<Pace>,
+    /// The requests there had been when this phase began.
+    seen: usize,
+    /// Whether a byte of the next head is here; a new connection owes its first one as if it were.
+    head_begun: bool,
+    head: Stall,
+    rest: Stall,
+}
+
+impl<S> Tended<S> {
+    /// `header`: how long a head may take that has begun; `idle`: how long HTTP/1.1 may rest between two requests.
+    pub fn new(stream: S, pace: Arc<Pace>, header: Duration, idle: Duration) -> Self {
+        let (head, rest) = (Stall::new(header), Stall::new(idle));
+        Self { stream, pace, seen: 0, head_begun: true, head, rest }
+    }
+
+    /// Whether the next byte is the client's to send: between two requests of HTTP/1.1.
+    fn is_its_turn(&mut self) -> bool {
+        let pace = &self.pace;
+        if pace.http2 || pace.tunnel.load(Ordering::Relaxed) || pace.open.load(Ordering::Relaxed) > 0 {
+            return false;
+        }
+        let begun = pace.begun.load(Ordering::Relaxed);
+        if self.seen != begun {
+            self.seen = begun;
+            self.head_begun = false;
+            self.rest.moved();
+        }
+        true
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Tended<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        if Pin::new(&mut self.stream).poll_read(cx, buffer)?.is_ready() {
+            let count = buffer.filled().len() - before;
+            self.pace.read.fetch_add(count, Ordering::Relaxed);
+            if count > 0 && self.is_its_turn() && !self.head_begun {
+                self.head_begun = true;
+                self.head.moved();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        if !self.is_its_turn() {
+            return Poll::Pending;
+        }
+        if self.head_begun {
+            ready!(self.head.poll(cx));
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        // As if the client had closed: hyper then says goodbye in order.
+        self.rest.poll(cx).map(Ok)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Tended<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// A socket, below TLS, whose client has to take what is sent: no byte taken for too long ends it. Above TLS a flush
+/// says only when all of it is out, and a slow reader would look like none.
+pub struct Taken<S> {
+    socket: S,
+    stall: Stall,
+}
+
+impl<S> Taken<S> {
+    /// `patience`: how long the client may take nothing of what waits for it.
+    pub const fn new(socket: S, patience: Duration) -> Self {
+        Self { socket, stall: Stall::new(patience) }
+    }
+
+    fn watch<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.stall.moved();
+            return polled;
+        }
+        self.stall.poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Taken<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Taken<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.socket).poll_write(cx, bytes);
+        self.watch(cx, polled)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.socket).poll_write_vectored(cx, slices);
+        self.watch(cx, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+}
+
+tokio::task_local! {
+    /// The stream whose task this is.
+    static STREAM: Arc<Owed>;
+}
+
+/// Who keeps an HTTP/2 stream waiting.
+#[derive(Debug, Default)]
+struct Owed {
+    /// An answer is there, and the client's window has to take it.
+    by_client: AtomicBool,
+    /// Counts what moved.
+    moves: AtomicUsize,
+}
+
+impl Owed {
+    fn moved(&self, by_client: bool) {
+        self.by_client.store(by_client, Ordering::Relaxed);
+        self.moves.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Runs HTTP/2 streams, each in a task, and resets one whose client takes nothing of its answer for too long: a window
+/// that is never opened must not hold a backend's connection. hyper polls an answer's body only when there is room for
+/// it, so the body itself cannot watch.
+#[derive(Clone, Copy, Debug)]
+pub struct Streams {
+    /// How long a client may take nothing.
+    pub patience: Duration,
+}
+
+impl<F> Executor<F> for Streams
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        let owed = Arc::new(Owed::default());
+        let mut stall = Stall::new(self.patience);
+        let told = Arc::clone(&owed);
+        tokio::spawn(STREAM.scope(told, async move {
+            tokio::pin!(stream);
+            let mut seen = 0;
+            std::future::poll_fn(|cx| {
+                if stream.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                let moves = owed.moves.load(Ordering::Relaxed);
+                if std::mem::replace(&mut seen, moves) != moves {
+                    stall.moved();
+                }
+                if owed.by_client.load(Ordering::Relaxed) { stall.poll(cx) } else { Poll::Pending }
+            })
+            .await;
+        }));
+    }
+}
+
+/// An answer's body that keeps its request open until it is gone.
+pub struct Answering<B> {
+    body: B,
+    stream: Option<Arc<Owed>>,
+    _asked: Asked,
+}
+
+impl<B: Body> Answering<B> {
+    /// The answer to `asked`, whose head is ready. Called in the stream's task, where there is one.
+    pub fn new(body: B, mut asked: Asked) -> Self {
+        asked.answered();
+        let stream = if asked.pace.http2 { STREAM.try_with(Arc::clone).ok() } else { None };
+        if let Some(owed) = &stream {
+            owed.moved(!body.is_end_stream());
+        }
+        Self { body, stream, _asked: asked }
+    }
+}
+
+impl<B: Body + Unpin> Body for Answering<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Some(owed) = &self.stream {
+            owed.moved(polled.is_ready());
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
