@@ -29,6 +29,8 @@
 //! [`credential::Authenticator`] who is calling; [`edge::authorize`] judges and is the only maker of a
 //! [`edge::authorize::Permit`]; [`edge::throttle`] spends the windows; then [`edge::native`] performs an operation or
 //! [`edge::forward`] sends the request on. [`edge::respond`] alone renders a refusal; [`edge::observe`] sees the end.
+//! A WebSocket goes on in [`edge::tunnel`] while its [`edge::standing`] holds; an [`edge::agent`] shows its key in the
+//! first message of one.
 //!
 //! # What is known, and what is remembered
 //!

@@ -3,7 +3,11 @@
 //! ```text
 //! accept -> tls -> connection -> | exchange -> route -> authenticate -> authorize -> throttle
 //!   (per socket)                 |   -> native | forward -> respond -> observe     (per request)
+//!                                |              `-> tunnel, for as long as its standing holds
 //! ```
+//!
+//! An [`agent`] takes another way to the same stages: its WebSocket is answered first, and its [`first_frame`] is the
+//! credential.
 //!
 //! [`exchange::handle`] is the story; the other files are its sentences. Stages are verbs: they fetch facts
 //! from the machines, ask a rule, and act. They return `Result<_, Refusal>`; only [`respond`] renders one.

@@ -21,6 +21,9 @@ use crate::observe::metrics::{Decision, Finished, Held};
 use crate::upstream::body::{Body, BodyError};
 use crate::upstream::tunnel::Ended;
 
+/// Bytes from which an answer is a long one.
+const LONG: u64 = 256 * 1024;
+
 /// What a refused client was told, and why.
 #[derive(Debug)]
 pub struct Told {
@@ -35,7 +38,7 @@ pub struct Observed {
     body: Body,
     /// Closed when this is dropped; `None` where a WebSocket has taken it on.
     record: Option<Box<Record>>,
-    /// Resolves when the client may no longer have the rest; made when a forwarded answer first keeps it waiting.
+    /// Resolves when the client may no longer have the rest; made when a forwarded answer turns out to last.
     lost: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
@@ -89,22 +92,18 @@ impl http_body::Body for Observed {
             return Poll::Ready(Some(Err(BodyError::Revoked)));
         }
         let polled = Pin::new(body).poll_frame(context);
-        match &polled {
-            Poll::Ready(Some(Ok(frame))) => {
-                record.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            record.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
+        // One that keeps its client waiting, and one that never does but is long.
+        let lasts = polled.is_pending() || record.sent >= LONG;
+        if lasts && lost.is_none() && record.exchange.upstream.is_some() && record.exchange.principal.is_some() {
+            let mut future: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(Standing::of(&record.exchange).lost());
+            // Polled once now, so that its timer wakes this task.
+            if future.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Some(Err(BodyError::Revoked)));
             }
-            Poll::Pending
-                if lost.is_none() && record.exchange.upstream.is_some() && record.exchange.principal.is_some() =>
-            {
-                let mut future: Pin<Box<dyn Future<Output = ()> + Send>> =
-                    Box::pin(Standing::of(&record.exchange).lost());
-                // Polled once now, so that its timer wakes this task.
-                if future.as_mut().poll(context).is_ready() {
-                    return Poll::Ready(Some(Err(BodyError::Revoked)));
-                }
-                *lost = Some(future);
-            }
-            _ => {}
+            *lost = Some(future);
         }
         polled
     }

@@ -10,6 +10,7 @@ use std::sync::{Arc, LazyLock};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
 use ipnet::IpNet;
 use percent_encoding::percent_decode_str;
+use tokio::io::AsyncReadExt;
 use tollgate::config::router::Find;
 use tollgate::config::{self, Inputs, Site};
 use tollgate::contract::compile::{self, BUILTIN, builtin};
@@ -17,9 +18,11 @@ use tollgate::contract::source::{Located, Source};
 use tollgate::contract::{Carried, Contract, decode};
 use tollgate::credential::presented::{self, Presented};
 use tollgate::credential::{SiteCredentials, api_key, jwt};
+use tollgate::edge::first_frame::{self, First};
 use tollgate::model::entropy::TestEntropy;
 use tollgate::model::time::Timestamp;
 use tollgate::rules::{network, path};
+use tollgate::upstream::frames::Frames;
 use tollgate::upstream::framing;
 use tollgate::upstream::hygiene::{self, Came, Reserved};
 
@@ -35,6 +38,7 @@ pub const ALL: &[(&str, Target)] = &[
     ("credential", credential),
     ("body", body),
     ("first_message", first_message),
+    ("frames", frames),
     ("contract", contract),
     ("configuration", configuration),
 ];
@@ -180,6 +184,35 @@ pub fn first_message(bytes: &[u8]) {
             assert!(text.contains(&agents.type_value) || text.contains('\\'), "{text}");
             assert!(bytes.len() <= agents.max_message);
         }
+    }
+}
+
+/// However a client's bytes are cut, its frames end in the same places; its first message is within bounds, and what
+/// stands behind it is left whole.
+pub fn frames(bytes: &[u8]) {
+    const MOST: usize = 512;
+    let (mut whole, mut cut) = (Frames::default(), Frames::default());
+    whole.pass(bytes);
+    for byte in bytes {
+        assert_eq!(cut.next(&[*byte]), 1);
+    }
+    let state = |frames: &Frames| (frames.is_between(), frames.is_closing(), frames.is_lost());
+    assert_eq!(state(&whole), state(&cut));
+
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let (came, rest) = runtime.block_on(async {
+        let mut socket = first_frame::speak(tokio::io::join(bytes, Vec::new()), MOST).await;
+        let came = first_frame::first(&mut socket).await;
+        let mut rest = Vec::new();
+        socket.into_inner().open().read_to_end(&mut rest).await.expect("bytes in memory");
+        (came, rest)
+    });
+    assert!(bytes.ends_with(&rest));
+    if let First::Message(text) = came {
+        assert!(text.len() <= MOST);
+        let mut behind = Frames::default();
+        behind.pass(&bytes[..bytes.len() - rest.len()]);
+        assert!(behind.is_between(), "it ends with a frame");
     }
 }
 

@@ -50,9 +50,11 @@ impl World {
     async fn made(backend: Sockets, top: &str, site: &str, product: &'static str) -> Self {
         let log = Memory::default();
         let (logs, writer) = log.open();
+        // More of the agents' route where a line of it is given, of the site otherwise.
+        let (route, site) = if site.starts_with('[') { ("", site) } else { (site, "") };
         let routes = format!(
             "[[site.route]]\nmatch = \"* /{{*rest}}\"\nupstream = \"app\"\n\
-             [[site.route]]\nmatch = \"GET {PATH}\"\nupstream = \"agents\"\n\
+             [[site.route]]\nmatch = \"GET {PATH}\"\nupstream = \"agents\"\n{route}\n\
              [site.upstream.agents]\nservers = [\"http://{}\"]\n",
             backend.address
         );
@@ -472,6 +474,23 @@ async fn an_agents_connection_is_charged_as_a_request() {
     let lines = world.log.lines(PATH, 1).await;
     assert_eq!((&lines[0]["problem"], &lines[0]["tunnel"]), (&json!("rate_limit_exceeded"), &json!(null)));
     assert_eq!(lines[0]["key"], world.id.replace('-', "").as_str());
+}
+
+#[tokio::test]
+async fn a_public_route_lets_no_agent_in_without_its_key() {
+    let world = World::with(Sockets::start(&[]).await, "", "public = true").await;
+    assert_eq!(world.told(auth("chatops_x")).await, ("Invalid credential".to_owned(), 1008));
+    assert_eq!(world.backend.accepted(), 0);
+    let _agent = world.welcome().await;
+    assert_eq!(world.backend.opened().await.one("x-server-id"), Some("server-7"));
+}
+
+#[tokio::test]
+async fn what_a_route_says_holds_for_agents_too() {
+    let world = World::with(Sockets::start(&[]).await, "", "limits = [\"1/1h\"]\nstrip_prefix = \"/api\"").await;
+    let _agent = world.welcome().await;
+    assert_eq!(world.backend.opened().await.path, "/v1/agents/ws");
+    assert_eq!(world.told(world.auth()).await, ("Rate limit exceeded".to_owned(), 1008));
 }
 
 #[tokio::test]

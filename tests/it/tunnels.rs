@@ -1,11 +1,15 @@
 //! WebSockets that are open: what they carry, and that each ends in its protocol's manner.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use http_body_util::BodyExt;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio_tungstenite::tungstenite::Message;
 use tollgate::model::time::{Clock, SystemClock, TestClock};
 use tollgate::observe::log::LogWriter;
@@ -199,4 +203,129 @@ async fn a_close_of_the_sides_own_is_left_alone() {
     socket.close(Some(own)).await.expect("a close");
     assert_eq!(closed(&mut socket).await, 4001);
     assert_eq!(world.backend.ended().await, Some(4001));
+}
+
+/// A backend whose answers have this head and then go on for ever.
+async fn endless(head: &'static str, piece: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("its address");
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                let _ = socket.read(&mut request).await;
+                let _ = socket.write_all(format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n").as_bytes()).await;
+                // Until the gateway hangs up.
+                while socket.write_all(piece).await.is_ok() {}
+            });
+        }
+    });
+    address
+}
+
+/// Asks for `/api/v1/long` in HTTP/1.1 or HTTP/2; the body, while it comes.
+async fn long(gate: &Gate, token: &str, http2: bool) -> hyper::body::Incoming {
+    let request = http::Request::get("https://localhost/api/v1/long")
+        .header("host", "localhost")
+        .header("authorization", format!("Bearer {token}"))
+        .body(http_body_util::Empty::<bytes::Bytes>::new())
+        .expect("a request");
+    let stream = TokioIo::new(gate.client.stream(&[if http2 { b"h2" } else { b"http/1.1" }]).await);
+    let answer = if http2 {
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.expect("a connection");
+        tokio::spawn(connection);
+        within(sender.send_request(request)).await
+    } else {
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.expect("a connection");
+        tokio::spawn(connection);
+        within(sender.send_request(request)).await
+    };
+    let answer = answer.expect("an answer");
+    assert_eq!(answer.status(), 200);
+    answer.into_body()
+}
+
+#[tokio::test]
+async fn a_long_answer_that_is_cut_never_looks_complete() {
+    const CHUNK: &[u8] = b"10\r\ndata: 0123456789\r\n";
+    for (head, piece) in [
+        ("content-type: text/event-stream\r\ntransfer-encoding: chunked", CHUNK),
+        ("content-length: 99999999999", &[0x55; 4096]),
+    ] {
+        let backend = endless(head, piece).await;
+        let routes = format!(
+            "[[site.route]]\nmatch = \"* /api/v1/{{*rest}}\"\nupstream = \"app\"\n\
+             [[site.route]]\nmatch = \"GET /api/v1/long\"\nupstream = \"long\"\n\
+             [site.upstream.long]\nservers = [\"http://{backend}\"]\n"
+        );
+        let gate = Setup::default().routes(&routes).start().await.expect("SQLite is always there");
+        let token = gate.signed_in("ada@example.com").await;
+        for http2 in [false, true] {
+            let token = if http2 { signed_in_again(&gate).await } else { token.clone() };
+            let mut body = long(&gate, &token, http2).await;
+            let mut read = 0;
+            while read < 1_000_000 {
+                let frame = within(body.frame()).await.expect("it goes on").expect("and is whole so far");
+                read += frame.data_ref().map_or(0, bytes::Bytes::len);
+            }
+            assert_eq!(gate.operate("DELETE", "/users/ada@example.com/sessions", None).await.status, 200);
+            let began = now();
+            let end = loop {
+                match within(body.frame()).await {
+                    Some(Ok(_)) => assert!(began.elapsed() < Duration::from_secs(3), "it goes on: {head}"),
+                    end => break end,
+                }
+            };
+            assert!(matches!(end, Some(Err(_))), "http2 {http2}: {head}");
+        }
+    }
+}
+
+async fn signed_in_again(gate: &Gate) -> String {
+    let body = json!({ "email": "ada@example.com", "password": "correct horse battery" });
+    gate.client.post("/api/v1/auth/login", &body).send().await.string("/access_token")
+}
+
+#[tokio::test]
+async fn a_backend_that_chooses_what_was_not_offered_is_not_believed() {
+    let key = "dGhlIHNhbXBsZSBub25jZQ==";
+    for (chosen, offered, status) in [
+        ("sec-websocket-protocol: chat", "sec-websocket-protocol: superchat, chat", "101"),
+        ("sec-websocket-protocol: chat", "sec-websocket-protocol: superchat", "502"),
+        ("sec-websocket-protocol: chat", "x-none: 1", "502"),
+        ("sec-websocket-protocol: chat, superchat", "sec-websocket-protocol: superchat, chat", "502"),
+        ("sec-websocket-extensions: permessage-deflate", "sec-websocket-extensions: permessage-deflate", "101"),
+        ("sec-websocket-extensions: permessage-deflate", "x-none: 1", "502"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let backend = listener.local_addr().expect("its address");
+        tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await.expect("the gateway");
+            let mut request = [0; 4096];
+            let _ = socket.read(&mut request).await;
+            let head = format!(
+                "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+                 sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n{chosen}\r\n\r\n"
+            );
+            let _ = socket.write_all(head.as_bytes()).await;
+            let _ = socket.read(&mut request).await;
+        });
+        let routes = format!(
+            "[[site.route]]\nmatch = \"* /api/v1/{{*rest}}\"\nupstream = \"live\"\n\
+             [site.upstream.live]\nservers = [\"http://{backend}\"]\n"
+        );
+        let gate = Setup::default().routes(&routes).start().await.expect("SQLite is always there");
+        let token = gate.signed_in("ada@example.com").await;
+        let mut stream = gate.client.stream(&[b"http/1.1"]).await;
+        let head = format!(
+            "GET {PATH} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\nconnection: upgrade\r\n\
+             upgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: {key}\r\n{offered}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        stream.flush().await.expect("sent");
+        let mut answer = [0; 12];
+        within(stream.read_exact(&mut answer)).await.expect("an answer");
+        assert_eq!(String::from_utf8_lossy(&answer), format!("HTTP/1.1 {status}"), "{chosen} for {offered}");
+    }
 }
