@@ -10,6 +10,7 @@ mod doors;
 mod dotenv;
 mod durability;
 mod edge;
+mod enumeration;
 mod fleet;
 mod harness;
 mod key_plans;
