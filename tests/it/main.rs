@@ -29,6 +29,7 @@ mod reload;
 mod reshape;
 mod samples;
 mod serve;
+mod sixth_product;
 mod smtp;
 mod smuggling;
 mod soak;
