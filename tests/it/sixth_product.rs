@@ -74,7 +74,7 @@ async fn a_product_is_added_by_a_file_alone() {
     assert_eq!(client.ask("DELETE", "/id/sessions").bearer(&access).send().await.status, 204);
     assert_eq!(
         client.get("/id/me").bearer(&access).send().await.text(),
-        r#"{"oops":{"kind":"invalid_token","text":"Could not validate credentials"}}"#
+        r#"{"oops":{"kind":"invalid_token","text":"Invalid credential"}}"#
     );
     let nowhere = client.get("/id/nowhere").send().await;
     assert_eq!((nowhere.status.as_u16(), nowhere.string("/oops/kind")), (404, "not_found".into()));
