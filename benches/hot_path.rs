@@ -163,7 +163,8 @@ fn signed(world: &World, kind: KeyKind) -> (SiteCredentials, String) {
     let site = SiteCredentials::new(Arc::new(settings)).expect("a good key");
     let text = world.token.trim_start_matches("Bearer ");
     let presented = Presented::of("Bearer", text, contract).expect("a token");
-    let asked = gateway.authenticator.authenticate(&live.credentials, contract, &presented, now);
+    let asked =
+        gateway.authenticator.authenticate(&live.credentials, contract, &presented, now, std::future::ready(Ok(())));
     let caller = at_once(asked).expect("the world is signed in");
     let Method::Token { session, .. } = caller.method else { panic!("a token is a token") };
     let session = at_once(gateway.authenticator.session(site.realm(), session, now.steady));
@@ -209,7 +210,13 @@ fn authentication<'w>(world: &'w World, name: &str, header: &str, site: &Arc<Sit
         case(format!("authenticate/{name} {how}"), move || {
             let presented = Presented::read([black_box(&header)], &contract).expect("sound").expect("there");
             let authenticator = own.as_ref().unwrap_or(&gateway.authenticator);
-            let asked = authenticator.authenticate(&site, &contract, &presented, gateway.clock.now());
+            let asked = authenticator.authenticate(
+                &site,
+                &contract,
+                &presented,
+                gateway.clock.now(),
+                std::future::ready(Ok(())),
+            );
             let caller = if loaded { at_once(asked) } else { world.runtime.block_on(asked) };
             loaded = true;
             caller.expect("a good credential")

@@ -94,18 +94,20 @@ impl Authenticator {
         }
     }
 
-    /// Who presents this, with the facts that decide what they may do.
+    /// Who presents this, with the facts that decide what they may do. `stranger` is asked, and only then, before the
+    /// store is bothered about an API key that nobody has shown before: anyone can make up keys of the right form.
     pub async fn authenticate(
         &self,
         site: &SiteCredentials,
         contract: &Contract,
         presented: &Presented<'_>,
         now: Now,
+        stranger: impl Future<Output = Result<(), Refusal>>,
     ) -> Result<Principal, Refusal> {
         let digest = site.digest(presented);
         match presented.kind {
             Carried::Token => self.by_token(site, contract, presented.text, digest, now).await,
-            Carried::ApiKey => self.by_key(site, contract, presented.text, digest, now).await,
+            Carried::ApiKey => self.by_key(site, contract, presented.text, digest, now, stranger).await,
         }
     }
 
@@ -228,6 +230,7 @@ impl Authenticator {
         text: &str,
         digest: CredentialDigest,
         now: Now,
+        stranger: impl Future<Output = Result<(), Refusal>>,
     ) -> Result<Principal, Refusal> {
         let realm = site.realm();
         let remembered = self.tokens.key(&digest);
@@ -238,6 +241,7 @@ impl Authenticator {
             if !contract.keys.as_ref().is_some_and(|rules| api_key::is_shaped(&rules.prefix, text)) {
                 return Err(Problem::InvalidToken.into());
             }
+            stranger.await?;
             self.verifications.fetch_add(1, Ordering::Relaxed);
             site.key_hash(text)
         };

@@ -240,7 +240,8 @@ impl World {
     pub async fn ask_at(&self, site: &SiteCredentials, authorization: &str) -> Result<Principal, Problem> {
         let value = HeaderValue::from_str(authorization).unwrap();
         let presented = Presented::read([&value], &self.contract).map_err(Problem::from)?.unwrap();
-        let outcome = self.auth.authenticate(site, &self.contract, &presented, self.now()).await;
+        let outcome =
+            self.auth.authenticate(site, &self.contract, &presented, self.now(), std::future::ready(Ok(()))).await;
         outcome.map_err(|refusal| refusal.problem)
     }
 

@@ -29,8 +29,9 @@ pub enum Accepted {
 
 /// Fills `exchange.principal`, unless the target is for anyone.
 ///
-/// Failures are counted for the client's address: past the site's bound the answer is 429 until the window
-/// moves on, whatever is presented, so that guessing tokens or keys gets slower and not only louder.
+/// Failures are counted for the client's address: past the site's bound the answer to one is 429 until the window
+/// moves on, and keys that were never shown before are not looked up, so that guessing gets slower and not only louder,
+/// and costs the store nothing.
 pub async fn authenticate(exchange: &mut Exchange, headers: &HeaderMap, target: &Target) -> Result<(), Refusal> {
     let live = Arc::clone(exchange.site());
     if is_public(&live, target) {
@@ -65,13 +66,18 @@ pub async fn again(exchange: &mut Exchange, accepted: &Accepted, target: &Target
         Accepted::Key(key) => Some(Presented { kind: Carried::ApiKey, text: key.expose() }),
     };
     let presented = presented.ok_or(Problem::NotAuthenticated)?;
-    exchange.principal = Some(Arc::new(verified(exchange, &presented).await?));
+    exchange.principal = Some(Arc::new(verified(exchange, &presented, std::future::ready(Ok(()))).await?));
     Ok(())
 }
 
 async fn verify(exchange: &mut Exchange, presented: &Presented<'_>) -> Result<(), Refusal> {
     exchange.presented = true;
-    match verified(exchange, presented).await {
+    let verified = {
+        // Pinned: by value it would stand once in every future on the way down.
+        let stranger = std::pin::pin!(may_guess(exchange));
+        verified(exchange, presented, stranger).await
+    };
+    match verified {
         Ok(principal) => {
             exchange.principal = Some(Arc::new(principal));
             Ok(())
@@ -81,10 +87,14 @@ async fn verify(exchange: &mut Exchange, presented: &Presented<'_>) -> Result<()
     }
 }
 
-async fn verified(exchange: &Exchange, presented: &Presented<'_>) -> Result<Principal, Refusal> {
+async fn verified(
+    exchange: &Exchange,
+    presented: &Presented<'_>,
+    stranger: impl Future<Output = Result<(), Refusal>>,
+) -> Result<Principal, Refusal> {
     let live = exchange.site();
     let authenticator = &exchange.gateway.authenticator;
-    authenticator.authenticate(&live.credentials, &live.site.contract, presented, exchange.now).await
+    authenticator.authenticate(&live.credentials, &live.site.contract, presented, exchange.now, stranger).await
 }
 
 fn is_public(live: &LiveSite, target: &Target) -> bool {
@@ -97,10 +107,24 @@ fn is_public(live: &LiveSite, target: &Target) -> bool {
     }
 }
 
+/// Whether the client's address has failures left.
+async fn may_guess(exchange: &Exchange) -> Result<(), Refusal> {
+    let site = &exchange.site().site;
+    let windows = &site.limits.failed_credentials;
+    let subject = Subject::address(&site.realm, "failed", exchange.client);
+    let look = exchange.gateway.limiter.admit(&[Charge { subject, windows, cost: 0 }], exchange.now).await;
+    let (Verdict::Admitted(states) | Verdict::Refused(states, _)) = look?;
+    let spent = states.iter().filter(|state| state.remaining == 0).map(|state| state.reset_after).max();
+    match spent {
+        Some(wait) => Err(Problem::RateLimited { retry_after: wait.max(Duration::from_secs(1)) }.into()),
+        None => Ok(()),
+    }
+}
+
 /// Counts an attempt that failed; what the client is told.
 pub async fn failed(exchange: &Exchange, problem: Problem) -> Refusal {
-    // An expired token is a client that is late, not one that guesses.
-    if problem == Problem::TokenExpired {
+    // An expired token is a client that is late, not one that guesses; and one that is told to wait has been counted.
+    if matches!(problem, Problem::TokenExpired | Problem::RateLimited { .. }) {
         return problem.into();
     }
     let site = &exchange.site().site;

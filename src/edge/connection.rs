@@ -54,6 +54,14 @@ pub struct Handshake {
 /// What an HTTP/2 client says first, in bytes (RFC 9113 section 3.4).
 const PREFACE: usize = 24;
 
+/// HTTP/2: streams that a client has reset before we looked at them; one more ends its connection (CVE-2023-44487).
+const PENDING_RESETS: usize = 20;
+/// HTTP/2: streams that a client has made us reset by breaking the protocol, over its connection's life; one more ends
+/// it (CVE-2025-8671). Far above what an honest client's mistakes come to.
+const PROVOKED_RESETS: usize = 256;
+/// HTTP/2: bytes of an answer that are taken from the backend before the client has room for them, a stream.
+const SEND_BUFFER: usize = 64 * 1024;
+
 /// Serves a connection until it ends, or until `drain` asks it to finish what it has begun.
 pub async fn serve<S>(gateway: Arc<Gateway>, stream: S, connection: Arc<Connection>, drain: CancellationToken)
 where
@@ -87,6 +95,9 @@ where
             .timer(TokioTimer::new())
             .max_concurrent_streams(bounds.max_streams)
             .max_header_list_size(u32::try_from(bounds.max_header_size).unwrap_or(u32::MAX))
+            .max_pending_accept_reset_streams(PENDING_RESETS)
+            .max_local_error_reset_streams(PROVOKED_RESETS)
+            .max_send_buf_size(SEND_BUFFER)
             .keep_alive_interval(Some(bounds.idle_timeout))
             .keep_alive_timeout(bounds.header_timeout);
         let serving = builder.serve_connection(TokioIo::new(stream), service);

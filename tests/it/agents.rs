@@ -455,13 +455,15 @@ async fn a_backend_that_is_gone_or_will_not_is_told_in_words_that_fit() {
 #[tokio::test]
 async fn wrong_keys_are_counted_as_any_other_failed_credential() {
     let world = World::with(Sockets::start(&[]).await, "", "[site.limits]\nfailed_credentials = [\"3/1m\"]\n").await;
+    // Known from here on: a key that was never shown before has to wait while its address is over the bound.
+    drop(world.welcome().await);
     for first in [auth("chatops_x"), auth("chatops_y"), Message::text("{}")] {
         assert_ne!(world.told(first).await.0, "Rate limit exceeded");
     }
     assert_eq!(world.told(auth("chatops_z")).await, ("Rate limit exceeded".to_owned(), 1008));
     let elsewhere = world.gate.client.get("/api/v1/servers").bearer("chatops_x").send().await;
     assert_eq!(elsewhere.status, 429, "one bound for all credentials of an address");
-    assert_eq!((world.outcomes("limited").await, world.backend.accepted()), (Some(1.0), 0));
+    assert_eq!((world.outcomes("limited").await, world.backend.accepted()), (Some(1.0), 1));
     drop(world.welcome().await);
 }
 

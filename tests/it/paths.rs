@@ -1,0 +1,200 @@
+//! Paths that a gateway and a backend read differently, as bytes on the wire: what is decided on is what is forwarded, or
+//! it is a 400; and what belongs to the gateway is never forwarded at all.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::client::Client;
+use super::harness::{Gate, Setup};
+use super::recorder::Recorder;
+
+/// The status of one request, its target as it stands here: no library between that could mend it.
+async fn status(client: &Client, method: &str, target: &str, fields: &str) -> u16 {
+    let mut stream = client.stream(&[b"http/1.1"]).await;
+    let request = format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{fields}\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(std::time::Duration::from_secs(10), stream.read_to_end(&mut answer));
+    let _ = read.await.expect("an end in time");
+    let line = String::from_utf8_lossy(&answer);
+    line.get(9..12).and_then(|digits| digits.parse().ok()).unwrap_or_else(|| panic!("{method} {target}: {line}"))
+}
+
+async fn guarded(routes: &str) -> (Gate, Recorder, String) {
+    let recorder = Recorder::start().await;
+    let routes = routes.replace("{upstream}", "recorder") + &recorder.routes();
+    let gate = Setup::default().routes(&routes).start().await.expect("SQLite is always there");
+    let token = gate.signed_in("ada@example.com").await;
+    (gate, recorder, format!("authorization: Bearer {token}\r\n"))
+}
+
+/// Every one of them is `/api/v1/public/../admin` or `/api/v1/admin` to somebody.
+const HOSTILE: &[&str] = &[
+    "/api/v1/public/../admin",
+    "/api/v1/public/..",
+    "/api/v1/public/./../admin",
+    "/api/v1/public/.",
+    "/api/v1/public/%2e%2e/admin",
+    "/api/v1/public/%2E%2e/admin",
+    "/api/v1/public/.%2E/admin",
+    "/api/v1/public/%2e./admin",
+    "/api/v1/public/%2e/admin",
+    "/api/v1/public/..%2fadmin",
+    "/api/v1/public/..%2Fadmin",
+    "/api/v1/public/%2e%2e%2fadmin",
+    "/api/v1/public%2f..%2fadmin",
+    "/api/v1%2fadmin",
+    "/api%2Fv1/admin",
+    "/api/v1/public/..%5cadmin",
+    "/api/v1/public/..\\admin",
+    "/api/v1/public\\..\\admin",
+    "/api/v1/public%5C..%5Cadmin",
+    "/api/v1/public/%252e%252e/admin",
+    "/api/v1/public/%252E%252E%252Fadmin",
+    "/api/v1/public/%25%32%65%25%32%65/admin",
+    "/api/v1/public/%c0%ae%c0%ae/admin",
+    "/api/v1/public/%C0%AE%C0%AE%C0%AFadmin",
+    "/api/v1/public/..%c0%afadmin",
+    "/api/v1/public/..%c1%9cadmin",
+    "/api/v1/public/%e0%80%ae%e0%80%ae/admin",
+    "/api/v1/public/%f0%80%80%ae/admin",
+    "/api/v1/public/%uff0e%uff0e/admin",
+    "/api/v1/public/..;/admin",
+    "/api/v1/public/..;a=b/admin",
+    "/api/v1/public;/../admin",
+    "/api/v1/admin;x",
+    "/api/v1/admin;.public",
+    "/api/v1/admin%3bx",
+    "/api/v1//admin",
+    "//api/v1/admin",
+    "/api//v1/admin",
+    "///api/v1/admin",
+    "/api/v1/public//../admin",
+    "/api/v1/./admin",
+    "/api/v1/admin/.",
+    "/api/v1/admin%00",
+    "/api/v1/admin%00.public",
+    "/api/v1/public%00/../admin",
+    "/api/v1/admin%0a",
+    "/api/v1/admin%0d%0ax-user-id:%20root",
+    "/api/v1/admin%09",
+    "/api/v1/admin%7f",
+    "/api/v1/admin%",
+    "/api/v1/admin%2",
+    "/api/v1/admin%zz",
+    "/api/v1/admin%c2%85",
+    "/api/v1/public/%ff/admin",
+    "/..",
+    "/../api/v1/admin",
+    "/%2e%2e/api/v1/admin",
+    "/.",
+];
+
+#[tokio::test]
+async fn a_path_with_two_readings_is_refused_over_either_protocol_and_never_forwarded() {
+    let (gate, recorder, auth) =
+        guarded("[[site.route]]\nmatch = \"* /api/v1/public/{*rest}\"\npublic = true\nupstream = \"{upstream}\"\n")
+            .await;
+    for target in HOSTILE {
+        for client in [&gate.plain, &gate.client] {
+            assert_eq!(status(client, "GET", target, "").await, 400, "{target} without a credential");
+            assert_eq!(status(client, "GET", target, &auth).await, 400, "{target}");
+        }
+        // In absolute form the same.
+        assert_eq!(status(&gate.plain, "GET", &format!("http://localhost{target}"), &auth).await, 400, "{target}");
+    }
+    assert_eq!(recorder.about("").len(), 0);
+}
+
+#[tokio::test]
+async fn the_nearest_honest_paths_pass_as_they_were_decided_on() {
+    let (gate, recorder, auth) =
+        guarded("[[site.route]]\nmatch = \"* /api/v1/public/{*rest}\"\npublic = true\nupstream = \"{upstream}\"\n")
+            .await;
+    for (target, sent) in [
+        ("/api/v1/public/...", "/api/v1/public/..."),
+        ("/api/v1/public/..admin", "/api/v1/public/..admin"),
+        ("/api/v1/public/a..", "/api/v1/public/a.."),
+        ("/api/v1/public/.well-known", "/api/v1/public/.well-known"),
+        ("/api/v1/public/%61dmin", "/api/v1/public/admin"),
+        ("/api/v1/%70ublic/a", "/api/v1/public/a"),
+        ("/api/v1/public/a.", "/api/v1/public/a."),
+        ("/api/v1/public/", "/api/v1/public/"),
+        ("/api/v1/public/100%25", "/api/v1/public/100%25"),
+        ("/api/v1/public/caf%c3%a9", "/api/v1/public/caf%C3%A9"),
+        ("/api/v1/public/a%3Fb", "/api/v1/public/a%3Fb"),
+        ("/api/v1/public/a%23b", "/api/v1/public/a%23b"),
+        ("/api/v1/public/a?x=/../admin&y=%2e%2e%2f;z#w", "/api/v1/public/a?x=/../admin&y=%2e%2e%2f;z"),
+        // A fragment is for the client; whatever stands behind `#` decides nothing and is not sent.
+        ("/api/v1/public/a#/../../admin", "/api/v1/public/a"),
+    ] {
+        for client in [&gate.plain, &gate.client] {
+            let before = recorder.about("").len();
+            assert_eq!(status(client, "GET", target, "").await, 200, "{target}");
+            let seen = recorder.about("");
+            assert_eq!(seen.len(), before + 1, "{target}");
+            let line = format!("GET {sent} HTTP/1.1");
+            assert_eq!(seen.last().and_then(|record| record.head.lines().next()), Some(&*line), "{target}");
+        }
+    }
+    // What only looks public is asked for a credential, whatever its query or fragment says.
+    for target in [
+        "/api/v1/admin",
+        "/api/v1/admin?x=/api/v1/public/a",
+        "/api/v1/admin#/api/v1/public/a",
+        "/api/v1/admin?/api/v1/public/../public",
+        "/api/v1/PUBLIC/a",
+        "/api/v1/publi%63x/a",
+        "/api/v1/public.",
+        "/api/v1/public%20/a",
+        "/api/v1/%C7%BEublic/a",
+    ] {
+        assert_eq!(status(&gate.client, "GET", target, "").await, 401, "{target}");
+        assert_eq!(status(&gate.client, "GET", target, &auth).await, 200, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_at_or_below_a_native_prefix_is_forwarded_in_any_spelling_by_any_method() {
+    // The most open configuration there is.
+    let open = "[[site.route]]\nmatch = \"* /{*rest}\"\npublic = true\nupstream = \"{upstream}\"\n";
+    let (gate, recorder, auth) = guarded(open).await;
+    let spellings = |path: &str| {
+        let escaped: String =
+            path.bytes().map(|b| if b == b'/' { "/".to_owned() } else { format!("%{b:02x}") }).collect();
+        let turned: String =
+            path.char_indices().map(|(at, c)| if at % 2 == 0 { c.to_ascii_uppercase() } else { c }).collect();
+        [
+            path.to_owned(),
+            path.to_ascii_uppercase(),
+            turned,
+            format!("{path}/"),
+            format!("{}/", path.to_ascii_uppercase()),
+            path.replace("/auth", "/%61uth").replace("/api-", "/%61pi-"),
+            path.replace("/auth", "/A%55th").replace("/api-", "/%41PI%2d"),
+            escaped,
+            format!("{path}?x"),
+            format!("{path}#x"),
+            format!("/{path}"),
+            path.replace("/v1", "//v1"),
+            path.replace("/v1/", "/v1/x/../"),
+            format!("{path};x"),
+            format!("{path}%2f"),
+            format!("{path}%00"),
+            format!("{path}/x/y"),
+        ]
+    };
+    for native in
+        ["/api/v1/auth/login", "/api/v1/auth/unknown", "/api/v1/auth", "/api/v1/api-keys", "/api/v1/api-keys/x"]
+    {
+        for target in spellings(native) {
+            for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "get", "TRACE"] {
+                let told = status(&gate.plain, method, &target, "").await;
+                assert!([400, 401, 404, 405, 415, 429].contains(&told), "{method} {target}: {told}");
+                assert_eq!(recorder.about("").len(), 0, "{method} {target} reached the backend");
+            }
+        }
+    }
+    for target in ["/api/v1/authors", "/api/v1/auth-x", "/api/v2/auth/login", "/auth/login", "/api/v1/api-keysx"] {
+        assert_eq!(status(&gate.plain, "GET", target, &auth).await, 200, "{target} is nobody's but the backend's");
+    }
+}
