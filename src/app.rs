@@ -1,5 +1,8 @@
 //! The composition root: open, listen, tend, drain.
 
+pub mod handover;
+pub mod listeners;
+mod manager;
 mod reload;
 
 use std::net::SocketAddr;
@@ -7,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -23,12 +27,14 @@ use crate::gateway::{Gateway, Live, Machines};
 use crate::model::entropy::Entropy;
 use crate::model::time::Clock;
 use crate::native::postman;
+use crate::observe::audit::Act;
 use crate::observe::log::Logs;
 use crate::observe::metrics::Metrics;
-use crate::observe::metrics::labels::ChangeSource;
+use crate::observe::metrics::labels::{ChangeSource, Listener};
 use crate::store::{Store, StoreError};
 use crate::tls;
 
+use listeners::{Inherited, Listening, Wanted};
 use reload::{Reloader, Watcher, show_expiries};
 
 /// How often other nodes' changes are asked for: a fifth of what a revocation may take to be everywhere.
@@ -46,8 +52,6 @@ const PURGE_AFTER: Duration = Duration::from_hours(7 * 24);
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How long chores under way (a mail at a server that is slow) may hold up the end.
 const CHORES: Duration = Duration::from_secs(10);
-/// Connections that may wait in the kernel's queue.
-const BACKLOG: u32 = 4096;
 
 /// What the machine gives, as values.
 #[derive(Clone)]
@@ -73,8 +77,12 @@ pub struct Running {
     /// The gateway itself.
     pub gateway: Arc<Gateway>,
     reloader: Arc<Reloader>,
+    /// The listening sockets once more, to be handed over.
+    sockets: Vec<Listening>,
     drain: CancellationToken,
     stop: CancellationToken,
+    /// Ends the operator's listener: with the rest, or once another process serves there.
+    stop_admin: CancellationToken,
     connections: TaskTracker,
     tenders: TaskTracker,
 }
@@ -95,6 +103,11 @@ pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 
 /// Opens the store, binds the listeners and starts serving.
 pub async fn start(loaded: Loaded, parts: Parts) -> anyhow::Result<Running> {
+    start_on(Inherited::default(), loaded, parts).await
+}
+
+/// The same, on listeners that were there before where they are the ones wanted.
+pub async fn start_on(inherited: Inherited, loaded: Loaded, parts: Parts) -> anyhow::Result<Running> {
     let Loaded { boot, snapshot, .. } = loaded;
     let now = parts.clock.now();
     let metrics = Arc::clone(&parts.metrics);
@@ -123,6 +136,7 @@ pub async fn start(loaded: Loaded, parts: Parts) -> anyhow::Result<Running> {
     metrics.config.loaded(generation, now.wall);
 
     let head = gateway.store.change_head().await.context("the change feed could not be read")?;
+    let stop = CancellationToken::new();
     let running = Running {
         https: None,
         http: None,
@@ -133,28 +147,40 @@ pub async fn start(loaded: Loaded, parts: Parts) -> anyhow::Result<Running> {
             certificates: tls.as_ref().map(|(_, certificates)| Arc::clone(certificates)),
         }),
         gateway,
+        sockets: Vec::new(),
         drain: CancellationToken::new(),
-        stop: CancellationToken::new(),
+        stop_admin: stop.child_token(),
+        stop,
         connections: TaskTracker::new(),
         tenders: TaskTracker::new(),
     };
-    listen(running, tls.as_ref().map(|(acceptor, _)| acceptor), head)
+    listen(running, tls.as_ref().map(|(acceptor, _)| acceptor), inherited, head)
 }
 
-fn listen(mut running: Running, acceptor: Option<&TlsAcceptor>, head: i64) -> anyhow::Result<Running> {
+fn listen(
+    mut running: Running,
+    acceptor: Option<&TlsAcceptor>,
+    inherited: Inherited,
+    head: i64,
+) -> anyhow::Result<Running> {
     let gateway = Arc::clone(&running.gateway);
     let boot: Boot = running.reloader.boot.clone();
     let places = Arc::new(Semaphore::new(boot.connections.max));
     let addresses = Addresses::new(boot.connections.max_per_address);
-    let doors = boot.https.iter().map(|at| (*at, true)).chain(boot.http.iter().map(|at| (*at, false)));
-    // All of them or none: nobody is served by a process that is about to fail.
-    let doors: Vec<_> = doors.map(|(at, tls)| Ok((bind(at)?, tls))).collect::<anyhow::Result<_>>()?;
-    let admin = match &boot.admin {
-        Some(settings) => Some(bind(settings.addr)?),
-        None => None,
-    };
-    for (listener, tls) in doors {
-        let bound = listener.local_addr()?;
+    let admin = boot.admin.as_ref().map(|admin| admin.addr);
+    let wanted = Wanted { https: &boot.https, http: &boot.http, admin: admin.as_slice() };
+    for Listening { scheme, fixed, socket } in inherited.listen(wanted)? {
+        let bound = socket.local_addr()?;
+        running.sockets.push(Listening { scheme, fixed, socket: socket.try_clone()? });
+        let listener = TcpListener::from_std(socket)?;
+        tracing::info!(address = %bound, scheme = scheme.name(), "listening");
+        let gateway = Arc::clone(&gateway);
+        if scheme == Listener::Admin {
+            running.admin.get_or_insert(bound);
+            running.tenders.spawn(admin::serve(gateway, listener, running.stop_admin.clone()));
+            continue;
+        }
+        let tls = scheme == Listener::Https;
         let door = Door {
             tls: if tls { acceptor.cloned() } else { None },
             places: Arc::clone(&places),
@@ -163,32 +189,16 @@ fn listen(mut running: Running, acceptor: Option<&TlsAcceptor>, head: i64) -> an
             connections: running.connections.clone(),
         };
         anyhow::ensure!(!tls || door.tls.is_some(), "[listen] https needs certificates under [tls]");
-        tracing::info!(address = %bound, scheme = if tls { "https" } else { "http" }, "listening");
-        running.connections.spawn(accept::accept(Arc::clone(&gateway), listener, door));
+        running.connections.spawn(accept::accept(gateway, listener, door));
         let first = if tls { &mut running.https } else { &mut running.http };
         first.get_or_insert(bound);
-    }
-    if let Some(listener) = admin {
-        let bound = listener.local_addr()?;
-        tracing::info!(address = %bound, scheme = "admin", "listening");
-        running.admin = Some(bound);
-        running.tenders.spawn(admin::serve(Arc::clone(&gateway), listener, running.stop.clone()));
     }
     running.tenders.spawn(follow_feed(Arc::clone(&gateway), head, running.stop.clone()));
     running.tenders.spawn(tend(Arc::clone(&gateway), running.stop.clone()));
     running.tenders.spawn(postman::run(Arc::clone(&gateway), running.stop.clone()));
     running.tenders.spawn(sweep(Arc::clone(&gateway), running.stop.clone()));
+    running.tenders.spawn(manager::watchdog(running.stop.clone()));
     Ok(running)
-}
-
-fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let bind = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    };
-    bind().with_context(|| format!("{address} cannot be listened on: is something else there? (see [listen])"))
 }
 
 /// Learns what other processes changed. While the store does not answer, cached facts grow stale and `max_stale`
@@ -272,36 +282,117 @@ async fn tend(gateway: Arc<Gateway>, stop: CancellationToken) {
     }
 }
 
+/// What this process is told by signals.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    hand_over: Signal,
+}
+
+/// Why it ends.
+enum Leaving {
+    Told,
+    HandedOver,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            hand_over: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// Resolves when it is told to stop.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
 impl Running {
     /// Serves until SIGTERM or SIGINT, then drains; the second of them ends that at once. SIGHUP, and a change of the
-    /// files in `footprint`, read the configuration again by `read`, which is given the generation to come.
+    /// files in `footprint`, read the configuration again by `read`, which is given the generation to come. SIGUSR2
+    /// has this program started anew and hands the listeners over to it.
     pub async fn until_signal<F>(self, read: F, footprint: Footprint) -> std::io::Result<Ended>
     where
         F: Fn(u64) -> Read + Send + Sync + 'static,
     {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut hangup = signal(SignalKind::hangup())?;
-        let read = Arc::new(read);
-        let every = self.reloader.boot.watch_every;
-        let mut watcher = Watcher::new(footprint, every);
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
-                _ = hangup.recv() => {}
-                () = watcher.changed() => tracing::info!("a file of the configuration has changed"),
+        let mut signals = Signals::listen()?;
+        manager::ready().await;
+        let delay = match self.tend(&mut signals, &Arc::new(read), footprint).await {
+            Leaving::Told => {
+                manager::stopping().await;
+                self.reloader.boot.drain.delay
             }
-            watcher = Watcher::new(self.reload(&read).await, every);
-        }
+            // Readiness is the other's now, and so is the operator's listener.
+            Leaving::HandedOver => {
+                self.stop_admin.cancel();
+                Duration::ZERO
+            }
+        };
         tokio::select! {
-            () = self.drain() => return Ok(Ended::Drained),
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            () = self.drain_after(delay) => return Ok(Ended::Drained),
+            () = signals.stop() => {}
         }
         tracing::warn!("told a second time to stop: what is under way is cut off");
         Ok(Ended::CutOff)
+    }
+
+    async fn tend<F>(&self, signals: &mut Signals, read: &Arc<F>, footprint: Footprint) -> Leaving
+    where
+        F: Fn(u64) -> Read + Send + Sync + 'static,
+    {
+        let every = self.reloader.boot.watch_every;
+        let mut watcher = Watcher::new(footprint, every);
+        let mut successor = std::pin::pin!(None);
+        loop {
+            let starting = async {
+                match successor.as_mut().as_pin_mut() {
+                    Some(starting) => starting.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = signals.terminate.recv() => return Leaving::Told,
+                _ = signals.interrupt.recv() => return Leaving::Told,
+                _ = signals.hangup.recv() => {}
+                () = watcher.changed() => tracing::info!("a file of the configuration has changed"),
+                outcome = starting => {
+                    successor.set(None);
+                    match outcome {
+                        Ok(pid) => {
+                            tracing::info!(pid, "another process serves now");
+                            self.gateway.audit(Act::HandedOver { to: pid });
+                            manager::handed_over(pid).await;
+                            return Leaving::HandedOver;
+                        }
+                        Err(error) => {
+                            let error = format!("{error:#}");
+                            tracing::error!(error, "the listeners are not handed over: this process goes on");
+                            self.gateway.metrics.connections.handover_failures.inc();
+                            self.gateway.audit(Act::HandoverFailed);
+                        }
+                    }
+                    continue;
+                }
+                _ = signals.hand_over.recv() => {
+                    if successor.as_ref().as_pin_ref().is_none() {
+                        tracing::info!("handing over: starting this program anew");
+                        successor.set(Some(handover::hand_over(&self.sockets)));
+                    }
+                    continue;
+                }
+            }
+            manager::reloading().await;
+            watcher = Watcher::new(self.reload(read).await, every);
+            manager::ready().await;
+        }
     }
 
     /// Reads the configuration again, off the workers; what it was read from.
@@ -330,10 +421,17 @@ impl Running {
     /// Says no to readiness, goes on for the drain delay, stops accepting, lets requests under way finish (up to the
     /// drain timeout), writes down what is only in memory, and closes the store.
     pub async fn drain(self) {
+        let delay = self.reloader.boot.drain.delay;
+        self.drain_after(delay).await;
+    }
+
+    async fn drain_after(mut self, delay: Duration) {
         let drain = self.reloader.boot.drain;
         tracing::info!("draining");
         self.gateway.start_draining();
-        tokio::time::sleep(drain.delay).await;
+        tokio::time::sleep(delay).await;
+        // Before accepting ends: a socket that is open somewhere goes on taking connections in, for nobody.
+        self.sockets.clear();
         self.drain.cancel();
         self.connections.close();
         self.gateway.tunnels.close();

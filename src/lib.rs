@@ -11,7 +11,7 @@
 //! | layer | modules | what it is |
 //! |---|---|---|
 //! | 11 | `main`, [`cli`] | flags and subcommands |
-//! | 10 | [`app`] | composition root: open, listen, tend, drain |
+//! | 10 | [`app`] | composition root: open, listen, tend, reload, hand over, drain |
 //! | 9 | [`edge`] | the request's path, one stage a file; the admin listener |
 //! | 8 | [`native`] | one file an operation; the operator's acts |
 //! | 7 | [`gateway`] | the one shared handle: what is known, what is remembered |

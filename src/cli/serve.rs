@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{ConfigFile, Reading};
+use crate::app::handover::{self, Predecessor};
+use crate::app::listeners::Inherited;
 use crate::app::{self, Ended, Parts};
 use crate::config::env::Override;
 use crate::config::template::{self, Place};
@@ -53,6 +55,7 @@ impl Arguments {
 
 /// Serves until SIGTERM or SIGINT, then drains; SIGHUP and a changed file read the configuration again.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let (inherited, predecessor) = inherited()?;
     let given = arguments.clone();
     let read = move |generation: u64| {
         let reading = Reading { generation, ..Reading::to_serve(given.flags()) };
@@ -75,13 +78,26 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let runtime = app::runtime()?;
     let opened = Opened::new(&loaded)?;
     let served = runtime.block_on(async {
-        let running = app::start(loaded, opened.parts.clone()).await?;
+        let running = app::start_on(inherited, loaded, opened.parts.clone()).await?;
+        if let Some(predecessor) = predecessor {
+            predecessor.ready();
+        }
         Ok(status(running.until_signal(read, footprint).await?))
     });
     // First the tasks that were cut off, whose last lines are still to be written.
     runtime.shutdown_timeout(LAST_WORDS);
     opened.finish();
     served
+}
+
+/// Listeners from the process before this one, or from the service manager. Both are said in the environment by whoever
+/// has started this process, and by no `.env` file.
+fn inherited() -> anyhow::Result<(Inherited, Option<Predecessor>)> {
+    if std::env::var_os(handover::VARIABLE).is_some() {
+        return handover::inherit().map(|(inherited, predecessor)| (inherited, Some(predecessor)));
+    }
+    let names = std::env::var_os("LISTEN_FDNAMES");
+    Ok((Inherited::from_manager(names.as_deref().and_then(|names| names.to_str()))?, None))
 }
 
 /// A second signal is no clean end: somebody may have to look at what was cut off.

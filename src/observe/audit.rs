@@ -110,6 +110,10 @@ pub enum Act<'a> {
     ConfigurationLoaded { generation: u64 },
     /// A configuration was refused.
     ConfigurationRefused { errors: usize },
+    /// Another process took the listeners over.
+    HandedOver { to: u32 },
+    /// Another process was to, and failed.
+    HandoverFailed,
     /// The log's level was set; `None`: as configured again.
     LogLevelSet { level: Option<&'a str> },
 }
@@ -156,6 +160,8 @@ impl Act<'_> {
                 ("configuration_loaded", vec![("generation", (*generation).into())])
             }
             Self::ConfigurationRefused { errors } => ("configuration_refused", vec![("errors", (*errors).into())]),
+            Self::HandedOver { to } => ("handed_over", vec![("process", (*to).into())]),
+            Self::HandoverFailed => ("handover_failed", Vec::new()),
             Self::LogLevelSet { level } => ("log_level_set", vec![("level", (*level).into())]),
         }
     }

@@ -14,6 +14,7 @@ mod enumeration;
 mod fleet;
 mod floods;
 mod frames;
+mod handover;
 mod harness;
 mod http2;
 mod key_plans;

@@ -17,6 +17,8 @@ pub struct Connections {
     open: Vec<IntGauge>,
     total: Vec<IntCounter>,
     turned_away: Vec<Vec<IntCounter>>,
+    /// Times the listeners stayed here because the process that was to take them over failed.
+    pub handover_failures: IntCounter,
 }
 
 impl Connections {
@@ -35,6 +37,10 @@ impl Connections {
             turned_away: grid(Listener::ALL, TurnedAway::ALL, |listener, reason| {
                 turned_away.with_label_values(&[listener.name(), reason.name()])
             }),
+            handover_failures: make.counter(
+                "handover_failures_total",
+                "Times the listeners stayed here because the process that was to take them over failed.",
+            ),
         }
     }
 

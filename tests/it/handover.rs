@@ -1,0 +1,291 @@
+//! A new process takes over: from the one before it, or from a service manager that holds the sockets.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixDatagram;
+use tokio::process::Command;
+use tokio::task::JoinSet;
+
+use super::backend::Backend;
+use super::client::{Client, Stream};
+use super::harness::{binary, trusting};
+use super::process::{Home, Plan, Process, Served, run_by};
+use super::wire::now;
+
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(30);
+const UNLIMITED: &str = "[site.plan.free]\nlimits = [\"100000000/1h\"]\n";
+
+fn home(backend: &Backend, top: &str) -> Home {
+    Home::new(&Plan { postgres: None, backend: &backend.url(), store: "", top, site: UNLIMITED })
+}
+
+async fn token(client: &Client) -> String {
+    let account = json!({ "email": "ada@example.com", "password": "correct horse battery", "name": "Ada" });
+    assert_eq!(client.post("/api/v1/auth/register", &account).send().await.status, 201);
+    client.post("/api/v1/auth/login", &account).send().await.string("/access_token")
+}
+
+/// A gateway that nobody here has started; it ends with this.
+struct Heir(u32);
+
+impl Heir {
+    async fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.0.to_string()]).status().await;
+        assert!(sent.expect("kill").success());
+    }
+
+    async fn ended(&self) {
+        let begun = now();
+        // Whoever inherits it as a child may be slow to reap it: a zombie has ended too.
+        let state = || std::fs::read_to_string(format!("/proc/{}/stat", self.0)).ok();
+        while state().is_some_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.starts_with(" Z"))) {
+            assert!(begun.elapsed() < PATIENCE, "process {} has not ended", self.0);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Heir {
+    fn drop(&mut self) {
+        let _ =
+            std::process::Command::new("kill").args(["-s", "KILL", &self.0.to_string()]).stderr(Stdio::null()).status();
+    }
+}
+
+/// The `at`th process that took over, by the log that all of them write.
+async fn heir(process: &Process, at: usize) -> Heir {
+    let begun = now();
+    loop {
+        // The first of them may have ended by then, and its heirs write on.
+        let out = process.out();
+        let lines = out.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        if let Some(line) = lines.filter(|line| line["message"] == "another process serves now").nth(at) {
+            let pid = line["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+            return Heir(pid.expect("a process id"));
+        }
+        assert!(begun.elapsed() < PATIENCE, "nobody took over: {out}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn ask(token: &str, more: &str) -> String {
+    format!("GET /api/v1/posts HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n{more}\r\n")
+}
+
+/// Reads one answer; whether it says that it is the last.
+async fn answer(stream: &mut Stream) -> bool {
+    let mut read = Vec::new();
+    let mut byte = [0; 4096];
+    loop {
+        let length = stream.read(&mut byte).await.expect("no reset");
+        assert!(length > 0, "an end where an answer was due, after {:?}", String::from_utf8_lossy(&read));
+        read.extend_from_slice(&byte[..length]);
+        let text = String::from_utf8_lossy(&read).to_ascii_lowercase();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
+        if body.len() == length.expect("a length") {
+            assert!(head.starts_with("http/1.1 200"), "{text}");
+            return head.contains("connection: close");
+        }
+    }
+}
+
+/// Clients that come and go, and clients that stay, until `stop`: whatever is refused, reset or unanswered panics.
+fn load(served: &Served, token: &str, stop: &Arc<AtomicBool>, came: &Arc<AtomicUsize>) -> JoinSet<usize> {
+    let mut clients = JoinSet::new();
+    for at in 0..12 {
+        let client = if at % 4 == 3 { served.https.clone() } else { served.http.clone() };
+        let stays = at % 4 == 2;
+        let ask = ask(token, if stays { "" } else { "connection: close\r\n" });
+        let (stop, came) = (Arc::clone(stop), Arc::clone(came));
+        clients.spawn(async move {
+            let mut sent_away = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let mut stream = client.stream(&[b"http/1.1"]).await;
+                came.fetch_add(1, Ordering::Relaxed);
+                loop {
+                    stream.write_all(ask.as_bytes()).await.expect("sent");
+                    if answer(&mut stream).await {
+                        sent_away += usize::from(stays);
+                        break;
+                    }
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
+            }
+            sent_away
+        });
+    }
+    clients
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_load_one_process_after_another_takes_over_and_nobody_is_refused_or_reset() {
+    let backend = Backend::start().await;
+    let home = home(&backend, "");
+    let served = home.start().await;
+    let token = token(&served.http).await;
+    let (stop, came) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let mut clients = load(&served, &token, &stop, &came);
+    let mut heirs: Vec<Heir> = Vec::new();
+    let begun = now();
+    for at in 0..3 {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        match heirs.last() {
+            None => served.process.signal("USR2").await,
+            Some(last) => last.signal("USR2").await,
+        }
+        let next = heir(&served.process, at).await;
+        heirs.push(next);
+        // The operator's listener moved too, and who is there is ready.
+        assert_eq!(served.admin.get("/readyz").send().await.status, 200);
+    }
+    while came.load(Ordering::Relaxed) < 3000 && begun.elapsed() < PATIENCE {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut sent_away = 0;
+    while let Some(ended) = clients.join_next().await {
+        sent_away += ended.expect("nobody was refused, reset or left without an answer");
+    }
+    println!("{} connections in {:?}", came.load(Ordering::Relaxed), begun.elapsed());
+    assert!(came.load(Ordering::Relaxed) > 1000, "{came:?}");
+    assert!(sent_away >= 3, "who keeps a connection is told to go: {sent_away}");
+    for gone in &heirs[..2] {
+        gone.ended().await;
+    }
+    let last = heirs.pop().expect("three");
+    last.signal("TERM").await;
+    last.ended().await;
+    let out = served.process.ended().await.good();
+    assert_eq!(out.matches("\"handed_over\"").count(), 3, "{out}");
+    assert!(tokio::net::TcpStream::connect(served.http.address).await.is_err(), "and then nobody is there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_cannot_start_takes_nothing_over_and_one_that_can_brings_the_new_listeners() {
+    let backend = Backend::start().await;
+    let home = home(&backend, "[reload]\nwatch = false");
+    let mut served = home.start().await;
+    let token = token(&served.http).await;
+    let path = home.folder.path().join("gateway.toml");
+    let good = std::fs::read_to_string(&path).expect("the configuration");
+    std::fs::write(&path, good.replace("[listen]", "[listen")).expect("a file");
+    served.process.signal("USR2").await;
+    served.process.until("a refusal", |out| out.contains("\"handover_failed\"").then_some(())).await;
+    for client in [&served.http, &served.https] {
+        assert_eq!(client.get("/api/v1/posts").bearer(&token).send().await.status, 200);
+    }
+    let metrics = served.admin.get("/metrics").send().await.text();
+    assert!(metrics.contains("tollgate_handover_failures_total 1\n"), "{metrics}");
+    // What needs a restart is there without one that anybody notices: here a listener more.
+    let more = good.replace("http = \"127.0.0.1:0\"", "http = [\"127.0.0.1:0\", \"127.0.0.2:0\"]");
+    std::fs::write(&path, more).expect("a file");
+    served.process.signal("USR2").await;
+    let heir = heir(&served.process, 0).await;
+    let second = async {
+        loop {
+            let out = served.process.out();
+            let lines = out.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let mut addresses = lines.filter_map(|line| line["address"].as_str()?.parse::<SocketAddr>().ok());
+            if let Some(second) = addresses.find(|address| address.ip().to_string() == "127.0.0.2") {
+                return second;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let second = tokio::time::timeout(PATIENCE, second).await.expect("a second listener");
+    let second = Client { address: second, ..served.http.clone() };
+    for client in [&served.http, &second] {
+        assert_eq!(client.get("/api/v1/posts").bearer(&token).send().await.status, 200);
+    }
+    heir.signal("TERM").await;
+    heir.ended().await;
+    served.process.ended().await.good();
+}
+
+#[tokio::test]
+async fn a_service_manager_gives_the_sockets_and_is_told_how_things_stand() {
+    let backend = Backend::start().await;
+    let home = home(&backend, "[reload]\nwatch = false");
+    let folder = home.folder.path();
+    let manager = UnixDatagram::bind(folder.join("notify")).expect("a socket");
+    let said = async |what: &'static str| {
+        let mut all = String::new();
+        let hearing = async {
+            loop {
+                let mut message = [0; 512];
+                let length = manager.recv(&mut message).await.expect("a message");
+                all.push_str(&String::from_utf8_lossy(&message[..length]));
+                if all.contains(what) {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, hearing).await.unwrap_or_else(|_| panic!("no {what}"));
+    };
+    // As systemd does it: the sockets are there before the process is, and clients may come already.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let early = tokio::net::TcpStream::connect(address).await.expect("the kernel takes it in");
+    let mut shell = run_by("/bin/sh".as_ref(), folder);
+    shell.args(["-c", "exec 3<&0 0</dev/null; LISTEN_PID=$$ exec \"$0\" serve --config gateway.toml"]);
+    shell.arg(binary()).stdin(Stdio::from(OwnedFd::from(listener)));
+    shell.envs([("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "https"), ("WATCHDOG_USEC", "400000")]);
+    shell.env("NOTIFY_SOCKET", folder.join("notify"));
+    let mut process = Process::start(shell);
+    assert_eq!(process.address("https").await, address);
+    said("READY=1").await;
+    let https = Client { address, host: "localhost".into(), tls: Some(trusting(&folder.join("certs/ca.pem"))) };
+    let tls = tokio_rustls::TlsConnector::from(https.tls.clone().expect("trust"));
+    let name = rustls::pki_types::ServerName::try_from("localhost").expect("a name");
+    let mut early: Stream = Box::new(tls.connect(name, early).await.expect("who was early is served"));
+    let token = token(&https).await;
+    early.write_all(ask(&token, "").as_bytes()).await.expect("sent");
+    assert!(!answer(&mut early).await);
+    said("WATCHDOG=1").await;
+    process.signal("HUP").await;
+    said("RELOADING=1\nMONOTONIC_USEC=").await;
+    said("READY=1").await;
+
+    // The one who was the service says who is it now; the socket keeps its name.
+    process.signal("USR2").await;
+    said("MAINPID=").await;
+    let heir = heir(&process, 0).await;
+    process.ended().await.good();
+    assert_eq!(https.get("/api/v1/posts").bearer(&token).send().await.status, 200);
+    said("WATCHDOG=1").await;
+    heir.signal("TERM").await;
+    said("STOPPING=1").await;
+    heir.ended().await;
+}
+
+#[tokio::test]
+async fn a_socket_that_nobody_wants_and_a_handover_that_is_none_are_reasons_not_to_start() {
+    let backend = Backend::start().await;
+    let home = home(&backend, "");
+    let mut shell = run_by("/bin/sh".as_ref(), home.folder.path());
+    let listener = std::net::TcpListener::bind("127.0.0.3:0").expect("a port");
+    shell.args(["-c", "exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" serve --config gateway.toml"]);
+    shell.arg(binary()).stdin(Stdio::from(OwnedFd::from(listener)));
+    let err = super::process::run(shell).await.bad(1);
+    assert!(err.contains("the service manager gives a socket at 127.0.0.3:"), "{err}");
+    let mut command = home.serve();
+    command.env("TOLLGATE_HANDOVER", "1");
+    let err = super::process::run(command).await.bad(1);
+    assert!(err.contains("TOLLGATE_HANDOVER is set, and nothing is handed over"), "{err}");
+    // Sockets for another process are not ours.
+    let mut command = home.serve();
+    command.envs([("LISTEN_PID", "1"), ("LISTEN_FDS", "1")]);
+    let served = home.start_as(command).await;
+    served.process.stop().await.good();
+}
