@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
-use tokio::sync::MutexGuard;
+use tokio::sync::{MutexGuard, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,7 +19,7 @@ use crate::credential::assertion::Assertions;
 use crate::credential::keys::KeyError;
 use crate::credential::password::{PasswordError, PasswordPool};
 use crate::credential::{Authenticator, SiteCredentials};
-use crate::limit::at_once::AtOnce;
+use crate::limit::addresses::Addresses;
 use crate::limit::{LimitError, Limiter, Subject};
 use crate::mail::{MailError, Mailer, SealKey};
 use crate::model::change::Change;
@@ -65,7 +65,7 @@ pub struct Gateway {
     /// Open tunnels, until they end.
     pub tunnels: TaskTracker,
     /// Agents that have not shown who they are yet.
-    pub waiting_agents: Arc<AtOnce>,
+    pub waiting_agents: Waiting,
     /// Cancelled when open tunnels must end.
     pub hang_up: CancellationToken,
     /// What is counted.
@@ -83,6 +83,15 @@ pub struct Gateway {
     draining: AtomicBool,
     run: u64,
     requests: AtomicU64,
+}
+
+/// Room for agents whose first message has not come or is not checked yet.
+#[derive(Debug)]
+pub struct Waiting {
+    /// In all.
+    pub places: Arc<Semaphore>,
+    /// By client address.
+    pub addresses: Arc<Addresses>,
 }
 
 /// What the gateway knows: one configuration, ready to use.
@@ -230,10 +239,10 @@ impl Gateway {
             no_site: SiteMetrics::new(&metrics, SiteMetrics::NO_SITE),
             operator_token: ArcSwapOption::new(operator_token(boot)),
             tunnels: TaskTracker::new(),
-            waiting_agents: AtOnce::new(
-                boot.connections.max_waiting_agents,
-                boot.connections.max_waiting_agents_per_address,
-            ),
+            waiting_agents: Waiting {
+                places: Arc::new(Semaphore::new(boot.connections.max_waiting_agents)),
+                addresses: Addresses::new(boot.connections.max_waiting_agents_per_address),
+            },
             hang_up: CancellationToken::new(),
             draining: AtomicBool::new(false),
             run: u64::from_le_bytes(run),
@@ -327,7 +336,8 @@ impl Gateway {
         limits.subjects.set(count(self.limiter.subjects()));
         limits.backend_up.set(i64::from(!self.limiter.is_degraded()));
         limits.backend_failures.inc_by(self.limiter.failures().saturating_sub(limits.backend_failures.get()));
-        self.metrics.agents.waiting.set(count(self.waiting_agents.taken()));
+        let waiting = self.bounds.max_waiting_agents.saturating_sub(self.waiting_agents.places.available_permits());
+        self.metrics.agents.waiting.set(count(waiting));
         self.metrics.passwords.running.set(count(self.passwords.busy()));
         self.metrics.passwords.waiting.set(count(self.passwords.waiting()));
         for server in self.pools.gauges() {

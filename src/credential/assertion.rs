@@ -68,6 +68,8 @@ struct Statement<'a> {
     session_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     key_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_id: Option<&'a str>,
 }
 
 impl Assertions {
@@ -109,6 +111,7 @@ impl Assertions {
             Method::Token { session, .. } => (Some(contract.ids.session.render(session.uuid())), None, "token"),
             Method::Key(key) => (None, Some(contract.ids.key.render(key.id.uuid())), "api_key"),
         };
+        let server_id = principal.method.server_id();
         let statement = Statement {
             iss: &site.settings.issuer,
             sub: contract.ids.user.render(account.user.id.uuid()),
@@ -125,6 +128,7 @@ impl Assertions {
             auth_method,
             session_id,
             key_id,
+            server_id,
         };
         let text: Arc<str> = keys::sign(signer, &statement).await?.into();
         let entry = Entry {

@@ -11,10 +11,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::addresses::{AddressPlace, Addresses};
 use super::connection::{self, Connection, Handshake, Place};
 use super::pace::Taken;
 use crate::gateway::Gateway;
+use crate::limit::addresses::{AddressPlace, Addresses};
 use crate::observe::metrics::labels::{self, Listener, TlsVersion, TurnedAway};
 
 /// A listener of the data port.

@@ -18,6 +18,7 @@ use http::{Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
@@ -33,7 +34,7 @@ use super::{authenticate, forward, respond, route, throttle};
 use crate::contract::encode::Values;
 use crate::contract::{AgentRules, Contract};
 use crate::gateway::LiveSite;
-use crate::limit::at_once::{Full, Place};
+use crate::limit::addresses::AddressPlace;
 use crate::model::principal::Method;
 use crate::model::problem::{Problem, ProblemKind};
 use crate::model::refusal::Refusal;
@@ -45,6 +46,9 @@ use crate::upstream::tunnel::{self, Backend, Opened, wanted};
 
 /// How long an agent may take to read an answer, and to close after it.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Room for one that nobody knows: of its address and of all.
+type Place = (AddressPlace, OwnedSemaphorePermit);
 
 /// An agent that was answered and has said nothing yet.
 #[derive(Debug)]
@@ -68,17 +72,19 @@ pub fn is_one(exchange: &Exchange, target: &Target, head: &Parts) -> Result<bool
 /// Takes an agent's WebSocket, if there is room for one more that nobody knows.
 pub fn invite(exchange: &mut Exchange, mut head: Parts) -> Result<Response<Body>, Refusal> {
     let client = head.extensions.remove::<OnUpgrade>().ok_or(Problem::NotAuthenticated)?;
-    let place = exchange.gateway.waiting_agents.take(exchange.client).map_err(|full| {
-        exchange.gateway.metrics.agents.came_to(AgentOutcome::TurnedAway);
-        match full {
-            Full::Address => Problem::RateLimited { retry_after: patience(exchange.site()) },
-            Full::All => Problem::Unavailable,
-        }
-    })?;
+    let place = place(exchange).inspect_err(|_| exchange.gateway.metrics.agents.came_to(AgentOutcome::TurnedAway))?;
     let answer = tunnel::agree(&head.headers);
     tunnel::offer_nothing(&mut head.headers);
     exchange.tunnel = Some(Tunnel::Agent(Box::new(Agent { client, head, place })));
     Ok(answer)
+}
+
+fn place(exchange: &Exchange) -> Result<Place, Problem> {
+    let waiting = &exchange.gateway.waiting_agents;
+    let own = waiting.addresses.take(exchange.client);
+    let own = own.ok_or_else(|| Problem::RateLimited { retry_after: patience(exchange.site()) })?;
+    let one = Arc::clone(&waiting.places).try_acquire_owned().map_err(|_| Problem::Unavailable)?;
+    Ok((own, one))
 }
 
 /// Until then a place is free again, whoever has it.

@@ -13,10 +13,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use super::addresses::AddressPlace;
 use super::exchange;
 use super::pace::{Answering, Pace, Streams, Tended};
 use crate::gateway::Gateway;
+use crate::limit::addresses::AddressPlace;
 use crate::observe::metrics::Held;
 use crate::observe::metrics::labels::TlsVersion;
 

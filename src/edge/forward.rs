@@ -198,6 +198,9 @@ fn identify(headers: &mut HeaderMap, live: &LiveSite, principal: &Principal) -> 
     let own = key.as_ref().unwrap_or(role).iter().map(Permission::as_str);
     let list: Vec<&str> = own.filter(|permission| role.cover(permission)).collect();
     headers.insert(names.permissions.clone(), text(&list.join(","))?);
+    if let Some(server) = principal.method.server_id() {
+        headers.insert(names.server_id.clone(), text(server)?);
+    }
     match &principal.method {
         Method::Token { session, .. } => {
             headers.insert(names.auth_method.clone(), HeaderValue::from_static("jwt"));
@@ -206,9 +209,6 @@ fn identify(headers: &mut HeaderMap, live: &LiveSite, principal: &Principal) -> 
         Method::Key(key) => {
             headers.insert(names.auth_method.clone(), HeaderValue::from_static("api_key"));
             headers.insert(names.key_id.clone(), text(&ids.key.render(key.id.uuid()))?);
-            if let Some(server) = key.attributes.get("server_id") {
-                headers.insert(names.server_id.clone(), text(server)?);
-            }
         }
     }
     Ok(())

@@ -13,7 +13,6 @@
 //! from the machines, ask a rule, and act. They return `Result<_, Refusal>`; only [`respond`] renders one.
 
 pub mod accept;
-pub mod addresses;
 pub mod admin;
 pub mod agent;
 pub mod authenticate;

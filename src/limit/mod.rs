@@ -5,15 +5,15 @@
 //! [`crate::rules::sliding_window`]; where the counts live is `memory` (and its `table`) or `redis` (and its
 //! script); `ask` turns what they found into a [`Verdict`]. Which windows a request has is its caller's to say.
 //!
-//! [`at_once`] is the other kind of limit: places that are taken and given back.
+//! [`addresses`] is the other kind of limit: places that are taken and given back.
 //!
 //! `edge::throttle` and the sign-in routes call [`Limiter::admit`]; `app` calls [`Limiter::sweep`] on a timer.
 //!
 //! To add a backend: a file beside `redis`, a variant of [`Backend`], an arm in [`Limiter::admit`], and its row in the
 //! `tests` that every backend passes.
 
+pub mod addresses;
 mod ask;
-pub mod at_once;
 mod circuit;
 mod memory;
 mod redis;

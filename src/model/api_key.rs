@@ -17,6 +17,9 @@ impl fmt::Debug for KeyHash {
     }
 }
 
+/// The attribute that binds a key to a server.
+pub const SERVER_ID: &str = "server_id";
+
 /// One API key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiKey {

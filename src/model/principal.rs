@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::access::{Permissions, PlanId, RoleId};
 use super::account::Account;
-use super::api_key::ApiKey;
+use super::api_key::{ApiKey, SERVER_ID};
 use super::id::SessionId;
 use super::time::Timestamp;
 
@@ -23,6 +23,14 @@ pub enum Method {
 }
 
 impl Method {
+    /// The server that it is bound to.
+    pub fn server_id(&self) -> Option<&str> {
+        match self {
+            Self::Token { .. } => None,
+            Self::Key(key) => key.attributes.get(SERVER_ID).map(String::as_str),
+        }
+    }
+
     /// The word for it in identity headers, logs and assertions.
     pub const fn name(&self) -> &'static str {
         match self {

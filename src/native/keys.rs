@@ -12,7 +12,7 @@ use crate::contract::encode::Values;
 use crate::contract::slot::{Field, Slot};
 use crate::credential::api_key;
 use crate::model::access::{Permission, Permissions};
-use crate::model::api_key::ApiKey;
+use crate::model::api_key::{ApiKey, SERVER_ID};
 use crate::model::change::Changed;
 use crate::model::id::KeyId;
 use crate::model::problem::{FieldError, Problem};
@@ -22,8 +22,6 @@ use crate::model::time::Timestamp;
 use crate::observe::audit::{Act, Actor};
 use crate::store::{Created, Page, Revoked, Rotated};
 
-/// The attribute that binds a key to a server.
-const SERVER_ID: &str = "server_id";
 /// The longest name of a key, in characters.
 const NAME_LENGTH: usize = 100;
 /// The longest description of a key, in characters.

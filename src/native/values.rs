@@ -7,7 +7,7 @@ use crate::contract::encode::Values;
 use crate::contract::slot::Slot;
 use crate::credential::jwt::IssuedToken;
 use crate::model::account::Account;
-use crate::model::api_key::ApiKey;
+use crate::model::api_key::{ApiKey, SERVER_ID};
 use crate::model::session::Session;
 use crate::model::time::Timestamp;
 
@@ -61,6 +61,6 @@ pub fn api_key(contract: &Contract, key: &ApiKey) -> Values {
         .set(Slot::KeyExpiresAt, key.expires_at.map(Timestamp::to_rfc3339))
         .set(Slot::KeyLastUsedAt, key.last_used_at.map(Timestamp::to_rfc3339))
         .set(Slot::KeyRevokedAt, key.revoked_at.map(Timestamp::to_rfc3339))
-        .set(Slot::KeyServerId, key.attributes.get("server_id").map(String::as_str))
+        .set(Slot::KeyServerId, key.attributes.get(SERVER_ID).map(String::as_str))
         .set(Slot::KeyAttributes, attributes)
 }

@@ -11,7 +11,9 @@ use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tollgate::observe::log::LogWriter;
 
-use super::harness::{ADMIN_TOKEN, Gate, Setup};
+use super::client::Client;
+use super::harness::{ADMIN_TOKEN, Gate, Setup, trusting};
+use super::process::{Process, tollgate};
 use super::sockets::{Memory, Socket, Sockets, closed, frames, open, raw, speak, text, within};
 use super::wire::now;
 
@@ -60,11 +62,7 @@ impl World {
         );
         let setup = Setup::default().product(product).routes(&routes).top(top).site(site).logs(logs);
         let gate = setup.start().await.expect("SQLite is always there");
-        let account = json!({
-            "email": "ada@example.com", "username": "ada", "password": "correct horse battery",
-            "password_confirm": "correct horse battery", "full_name": "Ada",
-        });
-        let made = gate.client.post("/api/v1/auth/register", &account).send().await;
+        let made = gate.client.post("/api/v1/auth/register", &account()).send().await;
         assert_eq!(made.status, 201, "{}", made.text());
         let token = made.string("/access_token");
         let (key, id) = key(&gate, &token).await;
@@ -107,6 +105,13 @@ impl World {
     async fn outcomes(&self, name: &str) -> Option<f64> {
         self.gate.metric(&format!("tollgate_agent_authentications_total{{outcome=\"{name}\"}}")).await
     }
+}
+
+fn account() -> serde_json::Value {
+    json!({
+        "email": "ada@example.com", "username": "ada", "password": "correct horse battery",
+        "password_confirm": "correct horse battery", "full_name": "Ada",
+    })
 }
 
 async fn key(gate: &Gate, token: &str) -> (String, String) {
@@ -518,6 +523,40 @@ async fn only_a_websocket_without_a_credential_is_an_agents() {
     user.send(Message::text("hello")).await.expect("sent");
     assert_eq!(text(&mut user).await, "hello");
     assert_eq!(world.backend.accepted(), 1);
+}
+
+#[tokio::test]
+async fn the_ready_file_serves_agents_and_no_log_at_any_level_holds_a_key() {
+    let backend = Sockets::start(&[]).await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut command = tollgate(folder.path());
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/config/chatops.toml");
+    command.args(["serve", "--config", file]).env("CHATOPS_BACKEND", format!("http://{}", backend.address));
+    command.env("TOLLGATE__LISTEN__HTTPS", "127.0.0.1:0").env("TOLLGATE__LISTEN__ADMIN", "127.0.0.1:0");
+    command.env("TOLLGATE__LOG__LEVEL", "trace");
+    let mut process = Process::start(command);
+    let address = process.address("https").await;
+    let tls = Some(trusting(&folder.path().join("certs/ca.pem")));
+    let client = Client { address, host: "localhost".into(), tls };
+    let made = client.post("/api/v1/auth/register", &account()).send().await;
+    let token = made.string("/access_token");
+    let path = "/api/v1/servers/server-7/api-keys";
+    let key = client.post(path, &json!({ "name": "agent" })).bearer(&token).send().await.string("/key");
+
+    let mut agent = open(&client, PATH, &[]).await.expect("a handshake");
+    agent.send(auth(&key)).await.expect("sent");
+    assert_eq!(text(&mut agent).await, WELCOME);
+    agent.send(Message::text("metrics")).await.expect("sent");
+    assert_eq!(text(&mut agent).await, "metrics");
+    let mut other = open(&client, PATH, &[]).await.expect("a handshake");
+    other.send(auth(&format!("{key}x"))).await.expect("sent");
+    assert_eq!(refused(&mut other).await, ("Invalid credential".to_owned(), 1008));
+    drop(agent);
+    let told = process.stop().await;
+    assert_eq!(told.code, Some(0), "{}", told.err);
+    assert!(told.out.contains("\"level\":\"debug\""), "it says more than it does by default");
+    let secret = key.strip_prefix("chatops_").expect("the product's prefix");
+    assert!(!told.out.contains(secret) && !told.err.contains(secret), "the key is in the log");
 }
 
 #[tokio::test]

@@ -8,10 +8,10 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::{Value, json};
 
 use super::keys::made;
-use crate::credential::SiteCredentials;
 use crate::credential::assertion::Assertions;
 use crate::credential::fixture::{START, World, key, site};
 use crate::credential::generate::KeyKind;
+use crate::credential::{SiteCredentials, api_key};
 use crate::model::problem::Problem;
 
 async fn assertion(world: &World, cache: &Assertions, site: &SiteCredentials, value: &str, audience: &str) -> Arc<str> {
@@ -51,7 +51,13 @@ async fn an_assertion_says_who_calls_and_is_no_access_token() {
     let claims = read(&site, &text, "app");
     assert_eq!(claims["key_id"], world.contract.ids.key.render(record.id.uuid()));
     assert_eq!(claims["permissions"], json!(["read:posts"]));
-    assert!(claims.get("session_id").is_none());
+    assert!(claims.get("session_id").is_none() && claims.get("server_id").is_none());
+
+    let (mut bound, secret) = (world.new_key(&[], None), api_key::mint("acme_", &*world.entropy));
+    bound.attributes.insert("server_id".to_owned(), "server-7".to_owned());
+    world.store.create_key("acme", &bound, &world.site.key_hash(secret.expose()), 100).await.unwrap();
+    let text = assertion(&world, &cache, &site, &format!("ApiKey {}", secret.expose()), "app").await;
+    assert_eq!(read(&site, &text, "app")["server_id"], "server-7");
 }
 
 #[tokio::test]

@@ -1,4 +1,7 @@
-//! Connections by client address: one client must not take the places of all others.
+//! Places by client address: one client must not take those of all others.
+//!
+//! Not a window: a place is taken and given back. For what costs a descriptor and memory before anybody has shown who
+//! they are: connections (`edge::accept`), and agents that have said nothing yet (`edge::agent`).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,7 +10,7 @@ use dashmap::DashMap;
 
 use crate::rules::network;
 
-/// How many connections each address holds.
+/// How many places each address holds.
 #[derive(Debug)]
 pub struct Addresses {
     most: usize,
