@@ -70,6 +70,11 @@ impl Backend {
         self.seen.lock().expect("no panic under the lock").last().expect("a request reached the backend").clone()
     }
 
+    /// All requests that arrived.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().expect("no panic under the lock").clone()
+    }
+
     /// How many requests arrived.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::SeqCst)

@@ -9,8 +9,12 @@ use super::client::{Client, Stream};
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
 pub const RST_STREAM: u8 = 3;
+pub const PRIORITY: u8 = 2;
 pub const SETTINGS: u8 = 4;
+pub const PING: u8 = 6;
 pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
+pub const CONTINUATION: u8 = 9;
 
 /// Flags: of DATA and HEADERS, of HEADERS.
 pub const END_STREAM: u8 = 1;
@@ -66,6 +70,26 @@ impl Raw {
     /// Says one frame.
     pub async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> bool {
         self.bytes(&frame(kind, flags, stream, payload)).await
+    }
+
+    /// Says as much of these bytes as is taken within `patience`, again and again for at most `rounds`; how often they
+    /// were taken, and whether the other side has closed by then.
+    pub async fn pour(
+        &mut self,
+        mut bytes: impl FnMut(u32) -> Vec<u8>,
+        rounds: u32,
+        patience: Duration,
+    ) -> (u32, bool) {
+        for round in 0..rounds {
+            let bytes = bytes(round);
+            let said = async { self.stream.write_all(&bytes).await.is_ok() && self.stream.flush().await.is_ok() };
+            match tokio::time::timeout(patience, said).await {
+                Ok(true) => {}
+                Ok(false) => return (round, true),
+                Err(_) => return (round, false),
+            }
+        }
+        (rounds, false)
     }
 
     /// The next frame; `None`: the connection is closed.
