@@ -39,7 +39,7 @@ pub struct Observed {
     /// Closed when this is dropped; `None` where a WebSocket has taken it on.
     record: Option<Box<Record>>,
     /// Resolves when the client may no longer have the rest; made when a forwarded answer turns out to last.
-    lost: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    lost: Option<Pin<Box<dyn Future<Output = TunnelEnd> + Send>>>,
 }
 
 /// A request until it is over: counted and logged when this is dropped.
@@ -98,7 +98,8 @@ impl http_body::Body for Observed {
         // One that keeps its client waiting, and one that never does but is long.
         let lasts = polled.is_pending() || record.sent >= LONG;
         if lasts && lost.is_none() && record.exchange.upstream.is_some() && record.exchange.principal.is_some() {
-            let mut future: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(Standing::of(&record.exchange).lost());
+            let mut future: Pin<Box<dyn Future<Output = TunnelEnd> + Send>> =
+                Box::pin(Standing::of(&record.exchange).lost());
             // Polled once now, so that its timer wakes this task.
             if future.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Some(Err(BodyError::Revoked)));

@@ -18,6 +18,9 @@ use super::connection::Connection;
 use super::exchange::Exchange;
 use super::{authenticate, authorize, route};
 use crate::gateway::Gateway;
+use crate::model::problem::Problem;
+use crate::model::refusal::Refusal;
+use crate::observe::metrics::labels::TunnelEnd;
 
 /// How often it is asked: half of what a revocation may take to count.
 const ASK_EVERY: Duration = Duration::from_millis(500);
@@ -48,30 +51,33 @@ impl Standing {
     }
 
     /// Whether the same request would be let in now.
-    async fn holds(&self) -> bool {
+    async fn holds(&self) -> Result<(), Refusal> {
         let live = self.gateway.live();
-        let Some(site) = live.sites.iter().find(|live| live.site.name == self.site).cloned() else { return false };
+        let Some(site) = live.sites.iter().find(|live| live.site.name == self.site).cloned() else {
+            return Err(Problem::NotFound.into());
+        };
         let mut again = Exchange::begin(&self.gateway, &self.connection, self.method.clone());
         again.site = Some(site);
         again.client = self.client;
         again.path.clone_from(&self.path);
-        let Ok(target) = route::find(&mut again) else { return false };
-        let known = match &self.credential {
-            Some(credential) => authenticate::again(&mut again, credential, &target).await.is_ok(),
-            // It was public. If it is no more, nobody is there to meet what is asked.
-            None => true,
-        };
-        known && authorize::authorize(&again, target).is_ok()
+        let target = route::find(&mut again)?;
+        // Without a credential it was public. If it is no more, nobody is there to meet what is asked.
+        if let Some(credential) = &self.credential {
+            authenticate::again(&mut again, credential, &target).await?;
+        }
+        authorize::authorize(&again, target).map(drop)
     }
 
-    /// Waits until it no longer holds, and counts that.
-    pub async fn lost(self) {
+    /// Waits until it no longer holds, or cannot be told to; counts that, and says which it is.
+    pub async fn lost(self) -> TunnelEnd {
         loop {
             tokio::time::sleep(ASK_EVERY).await;
-            if !self.holds().await {
-                self.gateway.metrics.revocations.streams_cut.inc();
-                return;
-            }
+            let Err(refusal) = self.holds().await else { continue };
+            self.gateway.metrics.revocations.streams_cut.inc();
+            return match refusal.problem {
+                Problem::Unavailable => TunnelEnd::Undecided,
+                _ => TunnelEnd::Revoked,
+            };
         }
     }
 }

@@ -52,7 +52,7 @@ pub fn spawn(tunnel: Tunnel, mut record: Box<Record>) {
 /// Waits for a reason to end a tunnel that both sides would go on with.
 pub async fn stopped(gateway: &Gateway, standing: Standing) -> TunnelEnd {
     tokio::select! {
-        () = standing.lost() => TunnelEnd::Revoked,
+        end = standing.lost() => end,
         () = gateway.hang_up.cancelled() => TunnelEnd::Drained,
     }
 }

@@ -264,10 +264,12 @@ where
 const fn told(why: TunnelEnd) -> Option<[(u16, &'static str); 2]> {
     const POLICY: u16 = 1008;
     const GOING_AWAY: u16 = 1001;
+    const AGAIN: u16 = 1013;
     match why {
         TunnelEnd::Closed | TunnelEnd::Broken => None,
         TunnelEnd::Idle => Some([(GOING_AWAY, "idle for too long"); 2]),
         TunnelEnd::Revoked => Some([(POLICY, "access has ended"), (GOING_AWAY, "the client's access has ended")]),
+        TunnelEnd::Undecided => Some([(AGAIN, "try again later"), (GOING_AWAY, "the client's access is not known")]),
         TunnelEnd::Drained => Some([(GOING_AWAY, "the gateway is stopping"); 2]),
     }
 }

@@ -14,9 +14,12 @@ use tokio_tungstenite::tungstenite::Message;
 use tollgate::model::time::{Clock, SystemClock, TestClock};
 use tollgate::observe::log::LogWriter;
 
-use super::harness::{Gate, Setup};
+use super::harness::{Gate, Setup, postgres};
+use super::loss::{UNLIMITED, customer};
+use super::process::{Home, Plan};
+use super::relay::{Line, Relay};
 use super::sockets::{Memory, Socket, Sockets, closed, frames, handshake, open, text, within};
-use super::wire::now;
+use super::wire::{Wire, now};
 
 const PATH: &str = "/api/v1/live";
 
@@ -183,6 +186,29 @@ async fn silence_ends_a_websocket_and_a_ping_is_no_silence() {
     assert!(began.elapsed() > Duration::from_secs(2));
     assert_eq!((closed(&mut socket).await, world.backend.ended().await), (1001, Some(1001)));
     assert_eq!(world.log.lines(PATH, 1).await[0]["tunnel"], "idle");
+}
+
+#[tokio::test]
+async fn when_the_store_is_away_for_too_long_a_websocket_is_told_to_come_again() {
+    let Some(url) = postgres().await else { return };
+    let (relay, url) = Relay::to_postgres(&url).await;
+    let backend = Sockets::start(&[]).await;
+    let home = Home::new(&Plan {
+        postgres: Some(&url),
+        backend: &format!("http://{}", backend.address),
+        store: "acquire_timeout = \"500ms\"\nmax_connections = 4",
+        top: "[cache]\nmax_stale = \"2s\"",
+        site: UNLIMITED,
+    });
+    let served = home.start().await;
+    let (token, ..) = customer(&mut Wire::to(&served.http), "ada@example.com", &["read:posts"]).await;
+    let field = format!("Bearer {token}");
+    let mut socket = open(&served.http, PATH, &[("authorization", &field)]).await.expect("it is let in");
+    backend.opened().await;
+    relay.set(Line::Cut);
+    let began = now();
+    assert_eq!((closed(&mut socket).await, backend.ended().await), (1013, Some(1001)));
+    assert!(began.elapsed() > Duration::from_secs(1), "what is remembered counts for a while");
 }
 
 #[tokio::test]

@@ -251,6 +251,8 @@ labels! {
         Idle = "idle",
         /// The client may no longer have it.
         Revoked = "revoked",
+        /// Whether the client may have it could not be told any more: the store was away for too long.
+        Undecided = "undecided",
         /// The gateway stopped.
         Drained = "drained",
         /// A connection broke, or never came about.
