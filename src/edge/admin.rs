@@ -93,7 +93,7 @@ async fn answer(gateway: &Gateway, peer: IpAddr, request: Request<Incoming>) -> 
             answer.headers_mut().insert(CONTENT_TYPE, exposition);
             answer
         }
-        _ => text(StatusCode::NOT_FOUND, "there is /metrics, /healthz, /readyz and /v1/sites\n"),
+        _ => text(StatusCode::NOT_FOUND, "there is /metrics, /healthz, /readyz, /v1/sites and /v1/log\n"),
     }
 }
 

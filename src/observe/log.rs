@@ -6,9 +6,7 @@
 
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
-use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -255,14 +253,8 @@ impl LogWriter {
 }
 
 fn audit_file(file: &Path) -> Result<Box<dyn Write + Send>, LogError> {
-    let open = || {
-        if let Some(folder) = file.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        OpenOptions::new().create(true).append(true).mode(0o600).open(file)
-    };
-    let opened = open().map_err(|source| LogError::AuditFile { file: file.to_owned(), source })?;
-    Ok(Box::new(Durable(opened)))
+    let opened = Durable::open(file).map_err(|source| LogError::AuditFile { file: file.to_owned(), source })?;
+    Ok(Box::new(opened))
 }
 
 impl LogFormat {

@@ -5,8 +5,10 @@
 //! full (a pipe that nobody reads, a full disk) lines are dropped and counted: a log must not stop the
 //! gateway.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -140,18 +142,40 @@ impl Shared {
     }
 }
 
-/// A file whose every batch reaches the disk: an act that was answered is on record after a power cut,
-/// but for the last milliseconds.
+/// A file whose every batch reaches the disk: an act that was answered is on record after a power cut, but for the last
+/// milliseconds. Where somebody has moved it away (`logrotate`) or removed it, it is made anew.
 #[derive(Debug)]
-pub(super) struct Durable(pub(super) File);
+pub(super) struct Durable {
+    path: PathBuf,
+    file: File,
+}
+
+impl Durable {
+    /// Opens or makes the file, for this user alone, and its folder.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    fn is_in_place(&self) -> io::Result<bool> {
+        let ours = self.file.metadata()?;
+        Ok(std::fs::metadata(&self.path).is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())))
+    }
+}
 
 impl Write for Durable {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
+        if !self.is_in_place()? {
+            *self = Self::open(&self.path)?;
+        }
+        self.file.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 }
 

@@ -9,8 +9,8 @@ use serde_json::Value;
 use super::access::AccessLine;
 use super::audit::{Act, Actor, Door, Event, SignInFailure};
 use super::log::{self, LogError, LogWriter, Logs};
-use super::metrics::Metrics;
-use super::metrics::labels::TlsVersion;
+use super::metrics::labels::{LogStream, StoreOperation, StoreOutcome, TlsVersion, UpstreamOutcome};
+use super::metrics::{EndpointState, Metrics, SiteMetrics, UpstreamMetrics};
 use super::sink::tests::Memory;
 use super::{LogFormat, LogSettings};
 use crate::model::entropy::TestEntropy;
@@ -276,4 +276,50 @@ fn a_filter_that_is_none_is_refused_with_what_to_write() {
     let error = log::check_level("tollgate=loud").unwrap_err();
     assert!(matches!(error, LogError::Filter { .. }));
     assert!(error.to_string().starts_with("log.level: `tollgate=loud` is no filter ("), "{error}");
+}
+
+#[test]
+fn an_audit_file_that_is_moved_away_is_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, moved) = (folder.path().join("audit.jsonl"), folder.path().join("audit.jsonl.1"));
+    let (logs, writer, _) = open(&LogSettings { audit_file: Some(file.clone()), ..settings(LogFormat::Json) });
+    // Written by a thread of its own: within some milliseconds.
+    let written = |path: &std::path::Path, id: &str| {
+        (0..500).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            std::fs::read_to_string(path).is_ok_and(|text| text.contains(id))
+        })
+    };
+    logs.audit(&failed_sign_in("before"));
+    assert!(written(&file, "before"));
+    std::fs::rename(&file, &moved).unwrap();
+    logs.audit(&failed_sign_in("after"));
+    assert!(written(&file, "after"));
+    assert!(writer.finish(LONG));
+    let texts = [&moved, &file].map(|path| std::fs::read_to_string(path).unwrap());
+    assert!(!texts[0].contains("after") && !texts[1].contains("before"), "{texts:?}");
+}
+
+#[test]
+fn every_metric_that_the_readme_names_is_there() {
+    let metrics = Metrics::new(AT);
+    let site = SiteMetrics::new(&metrics, "vantage");
+    UpstreamMetrics::new(&metrics, "vantage", "app").finished(UpstreamOutcome::Connect, LONG);
+    drop(site.started());
+    metrics.endpoint("http://127.0.0.1:9000", &EndpointState { open: 0, idle: 0, in_flight: 0, waiting: 0, up: true });
+    metrics.store.done(StoreOperation::Ping, StoreOutcome::Ok, LONG);
+    metrics.tls.certificates([("localhost", AT)]);
+    metrics.config.loaded(1, AT);
+    metrics.lines_dropped(LogStream::Log);
+    let text = metrics.text();
+    let readme = include_str!("../../README.md");
+    let named = readme.match_indices("tollgate_").map(|(at, _)| {
+        let rest = &readme[at..];
+        &rest[..rest.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(rest.len())]
+    });
+    let named: std::collections::BTreeSet<&str> = named.collect();
+    assert!(named.len() > 15, "{named:?}");
+    for name in named {
+        assert!(text.contains(&format!("# TYPE {name} ")), "{name}");
+    }
 }
