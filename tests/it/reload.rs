@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use http_body_util::BodyExt;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
 use super::backend::Backend;
@@ -324,4 +326,50 @@ async fn the_logs_level_is_the_operators_until_the_configured_one_changes() {
     served.process.until("an access line", |out| out.contains("\"kind\":\"access\"").then_some(())).await;
     let out = served.process.stop().await.good();
     assert_eq!(out.matches("\"log_level_set\"").count(), 3, "{out}");
+}
+
+/// A backend whose answers never end.
+async fn endless() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _ = socket.read(&mut [0; 4096]).await;
+                let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+                let mut sent = socket.write_all(head).await;
+                while sent.is_ok() {
+                    sent = socket.write_all(b"6\r\n: on\n\n\r\n").await;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            });
+        }
+    });
+    format!("http://{address}")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_goes_on_through_reloads_and_ends_with_the_key_that_let_it_in() {
+    let backend = endless().await;
+    let home = Home::new(&Plan { postgres: None, backend: &backend, store: "", top: WATCH, site: "" });
+    let served = home.start().await;
+    let token = signed_in(&served.http, "ada@example.com").await;
+    let mut stream = served.http.get(POSTS).bearer(&token).open().await;
+    let one = format!("{{ kid = \"one\", algorithm = \"HS256\", secret = \"{TOKEN_SECRET}\" }}");
+    let two = format!("{{ kid = \"two\", algorithm = \"HS256\", secret = \"{NEW_SECRET}\" }}");
+    edit(&home, "gateway.toml", &one, &format!("{two}, {one}"));
+    until(&served, GENERATION, 2.0).await;
+    let begun = now();
+    while begun.elapsed() < Duration::from_millis(1200) {
+        let frame = tokio::time::timeout(SOON, stream.frame()).await.expect("in time");
+        frame.expect("it goes on").expect("it is whole");
+    }
+    edit(&home, "gateway.toml", &format!(", {one}"), "");
+    until(&served, GENERATION, 3.0).await;
+    let begun = now();
+    let ended = async { while let Some(Ok(_)) = stream.frame().await {} };
+    tokio::time::timeout(SOON, ended).await.expect("it ends");
+    // A second by promise; the rest is a busy machine's.
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    served.process.stop().await.good();
 }
