@@ -119,7 +119,7 @@ pub struct LiveSite {
     /// What its queued mails are sealed under.
     pub seal: SealKey,
     /// The names that only the gateway may set, in every spelling.
-    pub reserved: Reserved,
+    pub reserved: Arc<Reserved>,
 }
 
 /// An upstream with its counters.
@@ -195,18 +195,20 @@ impl LiveSite {
     fn new(site: &Arc<Site>, metrics: &Metrics) -> Result<Self, MakeError> {
         let credentials = SiteCredentials::new(Arc::clone(&site.credential))
             .map_err(|source| MakeError::Keys { site: site.name.clone(), source })?;
-        let upstreams = site.upstreams.iter().map(|settings| LiveUpstream {
-            name: Arc::from(settings.name.as_str()),
-            settings: Arc::clone(settings),
-            metrics: UpstreamMetrics::new(metrics, &site.name, &settings.name),
+        let upstreams = site.upstreams.iter().map(|settings| {
+            Ok::<_, MakeError>(LiveUpstream {
+                name: Arc::from(settings.name.as_str()),
+                settings: Arc::new(upstream::Settings::clone(settings).prepare()?),
+                metrics: UpstreamMetrics::new(metrics, &site.name, &settings.name),
+            })
         });
         Ok(Self {
             seal: SealKey::derive(&site.credential.pepper, &site.realm),
             key_set: Bytes::from(credentials.keys.jwks().to_string()),
             credentials,
             metrics: SiteMetrics::new(metrics, &site.name),
-            upstreams: upstreams.collect(),
-            reserved: Reserved::new(site.identity.all().map(|(_, name)| name)),
+            upstreams: upstreams.collect::<Result<_, _>>()?,
+            reserved: Arc::new(Reserved::new(site.identity.all().map(|(_, name)| name))),
             site: Arc::clone(site),
         })
     }

@@ -323,7 +323,11 @@ fn given(pages: &[Page], inputs: &Inputs<'_>, footprint: &mut Footprint) -> (Giv
         }
         let certificates = page.raw.tls.iter().flat_map(|tls| &tls.get_ref().certificate).map(Spanned::get_ref);
         let authorities = page.raw.mail.iter().filter_map(|mail| mail.get_ref().authorities.as_ref());
-        for text in certificates.flat_map(|pair| [&pair.certificate, &pair.key]).flatten().chain(authorities) {
+        let upstreams = page.raw.site.iter().flat_map(|site| site.get_ref().upstream.values());
+        let upstreams = upstreams.filter_map(|upstream| upstream.get_ref().tls.as_ref()).map(Spanned::get_ref);
+        let of_upstreams = upstreams.flat_map(|tls| [&tls.authorities, &tls.certificate, &tls.key]).flatten();
+        let pairs = certificates.flat_map(|pair| [&pair.certificate, &pair.key]).flatten();
+        for text in pairs.chain(authorities).chain(of_upstreams) {
             if let Err(error) = footprint.read(Path::new(text.get_ref())) {
                 given.unreadable.insert(text.get_ref().clone(), reason(&error));
             }

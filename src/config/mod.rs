@@ -35,6 +35,7 @@ pub mod snapshot;
 pub mod template;
 #[cfg(test)]
 mod tests;
+mod upstreams;
 mod values;
 
 pub use boot::Boot;

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::value::SeqAccessDeserializer;
-use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use toml::Spanned;
 
 use crate::limit::OnFailure;
@@ -258,13 +258,101 @@ pub(super) struct RawPlan {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawUpstream {
-    pub servers: Texts,
+    pub servers: Option<Spanned<Servers>>,
+    pub protocol: Text,
+    pub tls: Option<Spanned<RawUpstreamTls>>,
     pub connect_timeout: Text,
+    pub tls_timeout: Text,
     pub response_timeout: Text,
     pub idle_timeout: Text,
     pub tunnel_idle_timeout: Text,
+    pub timeout: Text,
+    pub queue_timeout: Text,
+    pub max_queue: Number,
     pub max_idle: Number,
     pub max_connections: Number,
+    pub max_streams: Number,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawUpstreamTls {
+    pub authorities: Text,
+    pub certificate: Text,
+    pub key: Text,
+    pub server_name: Text,
+    pub min_version: Text,
+}
+
+/// A server: a table, or its URL alone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RawServer {
+    pub url: Text,
+    pub weight: Number,
+}
+
+impl<'de> Deserialize<'de> for RawServer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Debug, Default, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        struct Table {
+            url: Text,
+            weight: Number,
+        }
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = RawServer;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a URL or a table with `url` and `weight`")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<RawServer, E> {
+                Ok(RawServer { url: Some(Spanned::new(ALONE, text.to_owned())), weight: None })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawServer, A::Error> {
+                let Table { url, weight } = Table::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(RawServer { url, weight })
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+/// A list of servers, or one alone.
+#[derive(Debug, Default)]
+pub(super) struct Servers(Vec<Spanned<RawServer>>);
+
+impl Servers {
+    /// The servers, each with its place; `around` is that of the list.
+    pub(super) fn each(&self, around: &std::ops::Range<usize>) -> Vec<Spanned<RawServer>> {
+        let place = |server: &Spanned<RawServer>| if server.span() == ALONE { around.clone() } else { server.span() };
+        self.0.iter().map(|server| Spanned::new(place(server), server.get_ref().clone())).collect()
+    }
+}
+
+impl<'de> Deserialize<'de> for Servers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Servers;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a URL or a list of servers")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Servers, E> {
+                let url = Some(Spanned::new(ALONE, text.to_owned()));
+                Ok(Servers(vec![Spanned::new(ALONE, RawServer { url, weight: None })]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Servers, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(list)).map(Servers)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -282,7 +370,10 @@ pub(super) struct RawRoute {
     pub forward_credential: Option<bool>,
     pub assertion: Option<Spanned<bool>>,
     pub max_body: Text,
+    pub connect_timeout: Text,
     pub response_timeout: Text,
+    pub idle_timeout: Text,
+    pub timeout: Text,
     pub upstreams: Option<Spanned<Named<Count>>>,
     pub stick_to: Text,
     pub strip_prefix: Text,

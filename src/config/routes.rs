@@ -8,7 +8,8 @@ use super::raw::{RawChanges, RawGuard, RawRoute, Text, Texts, list};
 use super::reshape::{self, Way};
 use super::router::{Router, is_under};
 use super::snapshot::{IdentityNames, Route};
-use super::values::{count, duration, limits, secs, size};
+use super::upstreams;
+use super::values::{count, limits, size};
 use crate::contract::Guard;
 use crate::contract::pattern::Pattern;
 use crate::contract::require::{Asked, requirement};
@@ -118,8 +119,7 @@ fn route(raw: &Spanned<RawRoute>, around: &Around<'_>, report: &mut Report<'_>) 
     let cost = count(&it.cost, 1, 1..=u64::from(u32::MAX), report);
     let max_body = size(&it.max_body, 100 << 20, report);
     let windows = limits(&it.limits, &[], report);
-    let response_timeout =
-        it.response_timeout.is_some().then(|| duration(&it.response_timeout, secs(60), secs(0)..=secs(86_400), report));
+    let overrides = upstreams::overrides(it, report);
     let assertion = it.assertion.as_ref().is_some_and(|assertion| *assertion.get_ref());
     if let Some(assertion) = it.assertion.as_ref().filter(|on| *on.get_ref() && !around.asymmetric) {
         let message = "backends check assertions against the published keys, and every key that could sign here is a shared secret";
@@ -147,7 +147,7 @@ fn route(raw: &Spanned<RawRoute>, around: &Around<'_>, report: &mut Report<'_>) 
         forward_credential,
         assertion,
         max_body,
-        response_timeout,
+        overrides,
     };
     Some((pattern, route))
 }

@@ -1,25 +1,23 @@
 //! One site: its names, its contract with this site's plans and lifetimes, its limits and backends.
 //! Its secrets are read in [`super::keys`], its headers in [`super::identity`], what it forwards in [`super::routes`].
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use http::Uri;
 use toml::Spanned;
 
 use super::given::Given;
-use super::raw::{Named, RawPlan, RawSite, RawSiteLimits, RawTokens, RawUpstream, each};
+use super::raw::{Named, RawPlan, RawSite, RawSiteLimits, RawTokens, each};
 use super::router::Router;
 use super::snapshot::{Site, SiteLimits};
-use super::values::{count, duration, limits, secs, size};
-use super::{identity, keys, mail, routes};
+use super::values::{duration, limits, secs, size};
+use super::{identity, keys, mail, routes, upstreams};
 use crate::contract::Contract;
 use crate::contract::compile::{BUILTIN, builtin, load};
 use crate::contract::source::{Located, Report, Source, suggest};
+use crate::credential;
 use crate::model::window::{Window, format_duration};
 use crate::rules::secret::hmac_bytes;
-use crate::{credential, upstream};
 
 /// What makes a site itself: no two have the same name, realm or host.
 #[derive(Debug)]
@@ -118,7 +116,7 @@ pub(super) fn compile(
     let keys = keys::keys(raw.tokens.as_ref(), &around, given, report);
     let pepper = keys::pepper(raw.api_keys.as_ref(), contract.as_ref(), &names.realm, &around, given, report);
     let mail = mail::brand(raw, &names.name, contract.as_ref(), leaves, report);
-    let upstreams = upstreams(&raw.upstream, report);
+    let upstreams = upstreams::upstreams(&raw.upstream, given, report);
     let limits = site_limits(raw.limits.as_ref().map(Spanned::get_ref), report);
     let identity = identity::names(&raw.identity_headers, report);
     let max_body = size(&raw.max_body, 64 << 10, report);
@@ -234,59 +232,6 @@ fn adjust(contract: &mut Contract, plans: &Named<RawPlan>, tokens: Option<&RawTo
         let message = format!("an access token would live for {access}, longer than its session ({session})");
         report.tell(&shown.span(), message, "lower access_ttl or raise session_lifetime");
     }
-}
-
-/// The backends by name; their order is the names'.
-fn upstreams(raw: &Named<RawUpstream>, report: &mut Report<'_>) -> BTreeMap<String, upstream::Settings> {
-    let mut upstreams = BTreeMap::new();
-    for (name, raw) in raw {
-        let around = raw.span();
-        let raw = raw.get_ref();
-        let texts = each(&raw.servers);
-        if texts.is_empty() {
-            let message = format!("the upstream `{}` has no servers", name.get_ref());
-            report.tell(&around, message, "add servers = [\"http://127.0.0.1:9000\"]");
-        }
-        let settings = upstream::Settings {
-            name: name.get_ref().clone(),
-            servers: texts.iter().filter_map(|text| server(text, report)).collect(),
-            connect_timeout: duration(&raw.connect_timeout, secs(5), secs(0)..=secs(300), report),
-            response_timeout: duration(&raw.response_timeout, secs(60), secs(0)..=secs(86_400), report),
-            idle_timeout: duration(&raw.idle_timeout, secs(60), secs(0)..=secs(86_400), report),
-            tunnel_idle_timeout: duration(&raw.tunnel_idle_timeout, secs(300), secs(1)..=secs(86_400), report),
-            max_idle: count(&raw.max_idle, 64, 0..=100_000, report),
-            max_connections: count(&raw.max_connections, 1024, 1..=1_000_000, report),
-        };
-        upstreams.insert(name.get_ref().clone(), settings);
-    }
-    upstreams
-}
-
-/// `http://host:port`, nothing more: the path is the request's.
-fn server(text: &Spanned<String>, report: &mut Report<'_>) -> Option<Uri> {
-    let mut wrong = |message: String, remedy: &str| {
-        report.tell(&text.span(), message, remedy);
-        None
-    };
-    let shown = text.get_ref();
-    let Some(uri) = shown.parse::<Uri>().ok().filter(|uri| uri.authority().is_some()) else {
-        return wrong(format!("`{shown}` is not a server's URL"), "write `http://host:port` or `https://host:port`");
-    };
-    if !matches!(uri.scheme_str(), Some("http" | "https")) {
-        return wrong(
-            format!("`{shown}` is neither http nor https"),
-            "write `http://host:port` or `https://host:port`",
-        );
-    }
-    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        // Not shown: it holds a password.
-        return wrong("a server's URL holds no credentials".into(), "leave out what stands before the `@`");
-    }
-    if uri.path_and_query().is_some_and(|path| path.as_str() != "/") {
-        let remedy = "leave the path out: the backend gets exactly the path that was routed";
-        return wrong(format!("`{shown}` has a path"), remedy);
-    }
-    Some(uri)
 }
 
 fn site_limits(raw: Option<&RawSiteLimits>, report: &mut Report<'_>) -> SiteLimits {

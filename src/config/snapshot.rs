@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::{HeaderName, Method};
 use ipnet::IpNet;
@@ -110,8 +109,8 @@ pub struct Route {
     pub assertion: bool,
     /// The longest request body, in bytes.
     pub max_body: u64,
-    /// The upstream's response timeout, overridden.
-    pub response_timeout: Option<Duration>,
+    /// Times in place of the upstream's.
+    pub overrides: upstream::Overrides,
 }
 
 /// Limits of a site that do not depend on a plan. An empty list: no limit.

@@ -131,7 +131,7 @@ fn configurations_that_nobody_wrote_work_and_keep_their_secrets() {
     let first = load_text("(--upstream)", &text, &inputs).unwrap_or_else(|errors| panic!("{}", messages(&errors)));
     assert_eq!(
         first.snapshot.site("whatever.example").unwrap().upstreams[0].servers[0].to_string(),
-        "http://127.0.0.1:3000/"
+        "http://127.0.0.1:3000"
     );
     for name in ["admin", "tokens", "pepper"] {
         use std::os::unix::fs::PermissionsExt;

@@ -91,6 +91,14 @@ pub fn problem(contract: &Contract, problem: &Problem) -> Rendered {
     Rendered { status: shape.status, body: filled(&shape.body, &said(contract, problem)).into() }
 }
 
+/// What a refusal says to a person, in the words of `contract`.
+pub fn message(contract: &Contract, problem: &Problem) -> String {
+    match said(contract, problem).value(Slot::Message) {
+        Value::String(message) => message.clone(),
+        _ => problem.kind().default_message().to_owned(),
+    }
+}
+
 /// What a refusal says in the words of `contract`: its code, its message, and what the problem itself knows.
 pub(super) fn said(contract: &Contract, problem: &Problem) -> Values {
     let values = match problem {

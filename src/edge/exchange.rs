@@ -16,7 +16,7 @@ use super::connection::Connection;
 use super::observe::Observed;
 use super::throttle::Rates;
 use super::tunnel::Tunnel;
-use super::{agent, authenticate, authorize, forward, intake, native, observe, respond, route, throttle};
+use super::{agent, authenticate, authorize, forward, grpc, intake, native, observe, respond, route, throttle};
 use crate::gateway::{Gateway, Live, LiveSite};
 use crate::model::principal::Principal;
 use crate::model::refusal::Refusal;
@@ -60,6 +60,8 @@ pub struct Exchange {
     pub tunnel: Option<Tunnel>,
     /// Whether a credential was presented (for `WWW-Authenticate`).
     pub presented: bool,
+    /// Whether it is a gRPC call, which reads refusals elsewhere than other requests.
+    pub grpc: bool,
 }
 
 /// Serves one request. Whatever happens, there is an answer.
@@ -69,6 +71,7 @@ pub async fn handle(
     request: Request<Incoming>,
 ) -> Response<Observed> {
     let mut exchange = Exchange::begin(gateway, connection, request.method().clone());
+    exchange.grpc = grpc::is_call(request.headers());
     let outcome = run(&mut exchange, request).await;
     let (answer, told) = match outcome {
         Ok(answer) => (answer, None),
@@ -117,6 +120,7 @@ impl Exchange {
             credential: None,
             tunnel: None,
             presented: false,
+            grpc: false,
         }
     }
 

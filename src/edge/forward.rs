@@ -16,6 +16,7 @@ use hyper::upgrade::OnUpgrade;
 
 use super::authorize::ForwardPermit;
 use super::exchange::Exchange;
+use super::grpc;
 use super::standing::Standing;
 use super::tunnel::{self, Tunnel};
 use crate::config::snapshot::Route;
@@ -57,11 +58,20 @@ pub async fn forward(
         });
     }
     let route = &live.site.routes[permit.route()];
-    let body = Body::client(body, route.max_body, exchange.gateway.bounds.body_timeout)?;
+    let mut body = Body::client(body, route.max_body, exchange.gateway.bounds.body_timeout)?;
+    body.admit_trailers(&live.reserved);
     let (request, upstream) = request(exchange, &permit, head, body).await?;
     let upstream = &live.upstreams[upstream];
+    let mut overrides = route.overrides;
+    if exchange.grpc
+        && let Some(deadline) = grpc::deadline(request.headers())
+    {
+        // Nobody waits for the answer any longer than that.
+        let own = overrides.whole.or(upstream.settings.timeout);
+        overrides.whole = Some(own.map_or(deadline, |own| own.min(deadline)));
+    }
     let in_flight = upstream.metrics.started();
-    let answered = exchange.gateway.pools.send(&upstream.settings, request, route.response_timeout).await;
+    let answered = exchange.gateway.pools.send(&upstream.settings, request, Some(&overrides)).await;
     drop(in_flight);
     let outcome = match &answered {
         Ok(answer) => UpstreamOutcome::answered(answer.status().as_u16()),
@@ -98,7 +108,7 @@ pub async fn open(exchange: &mut Exchange, permit: &ForwardPermit, head: Parts) 
     let (request, upstream) = request(exchange, permit, head, Body::Empty).await?;
     let upstream = &live.upstreams[upstream];
     let in_flight = upstream.metrics.started();
-    let mut opened = exchange.gateway.pools.open_tunnel(&upstream.settings, request, route.response_timeout).await;
+    let mut opened = exchange.gateway.pools.open_tunnel(&upstream.settings, request, Some(&route.overrides)).await;
     drop(in_flight);
     let outcome = match &mut opened {
         Ok(Opened::Answer(answer) | Opened::Tunnel(answer, _)) => {
@@ -175,13 +185,16 @@ async fn request_headers(
 fn outcome(error: &SendError) -> UpstreamOutcome {
     match error {
         SendError::Connect { .. } => UpstreamOutcome::Connect,
-        SendError::ConnectTimeout { .. } | SendError::ResponseTimeout | SendError::IdleTimeout => {
-            UpstreamOutcome::Timeout
-        }
+        SendError::ConnectTimeout { .. } => UpstreamOutcome::ConnectTimeout,
+        SendError::Tls { .. } | SendError::TlsTimeout { .. } => UpstreamOutcome::Tls,
+        SendError::ResponseTimeout => UpstreamOutcome::ResponseTimeout,
+        SendError::IdleTimeout => UpstreamOutcome::IdleTimeout,
+        SendError::Overdue => UpstreamOutcome::Overdue,
         SendError::Busy { .. } => UpstreamOutcome::Exhausted,
         SendError::Closed(_) => UpstreamOutcome::Closed,
-        SendError::Nonsense(_) | SendError::Unacceptable(_) => UpstreamOutcome::Protocol,
-        SendError::RequestBody { .. } => UpstreamOutcome::Cancelled,
+        SendError::Refused(_) | SendError::Reset(_) => UpstreamOutcome::Reset,
+        SendError::Nonsense(_) | SendError::Unacceptable(_) | SendError::NoTunnel => UpstreamOutcome::Protocol,
+        SendError::RequestBody { .. } | SendError::Unsendable(_) => UpstreamOutcome::Cancelled,
     }
 }
 

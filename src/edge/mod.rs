@@ -21,6 +21,7 @@ pub mod connection;
 pub mod exchange;
 pub mod first_frame;
 pub mod forward;
+pub mod grpc;
 pub mod intake;
 pub mod native;
 pub mod observe;

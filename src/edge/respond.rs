@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use super::exchange::Exchange;
 use super::observe::Told;
-use super::throttle;
+use super::{grpc, throttle};
 use crate::contract::{AgentRules, Contract, encode};
 use crate::model::problem::{Problem, ProblemKind};
 use crate::model::refusal::Refusal;
@@ -36,14 +36,13 @@ pub async fn refuse(exchange: &mut Exchange, refusal: Refusal) -> (Response<Body
         };
         exchange.rates = windows.first().map(|window| throttle::Rates::spent(*window, *retry_after));
     }
-    let rendered = match &exchange.site {
-        Some(live) => encode::problem(&live.site.contract, &problem),
-        None => encode::plain_problem(&problem),
+    let mut answer = if exchange.grpc {
+        let message = exchange.site.as_ref().map(|live| encode::message(&live.site.contract, &problem));
+        grpc::refusal(problem.kind(), message.as_deref().unwrap_or(problem.kind().default_message()))
+    } else {
+        in_json(exchange, &problem)
     };
-    let mut answer = Response::new(Body::from(rendered.body));
-    *answer.status_mut() = StatusCode::from_u16(rendered.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = answer.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     match &problem {
         Problem::RateLimited { retry_after } => {
@@ -77,6 +76,18 @@ pub fn refuse_agent(contract: &Contract, rules: &AgentRules, refusal: Refusal) -
         _ => rules.close_code,
     };
     (rules.refused(contract, &problem), status, Told { kind: problem.kind(), fault })
+}
+
+/// The product's own refusal.
+fn in_json(exchange: &Exchange, problem: &Problem) -> Response<Body> {
+    let rendered = match &exchange.site {
+        Some(live) => encode::problem(&live.site.contract, problem),
+        None => encode::plain_problem(problem),
+    };
+    let mut answer = Response::new(Body::from(rendered.body));
+    *answer.status_mut() = StatusCode::from_u16(rendered.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
 }
 
 /// Adds what every answer carries, a refusal's as well as a backend's.

@@ -71,18 +71,36 @@ impl Dice {
     }
 }
 
-/// Of `candidates`, two at random and of them the one with less to do: nearly as good as looking at all,
-/// without every worker running to the same one.
-pub(super) fn lighter<T>(dice: &Dice, candidates: &[T], load: impl Fn(&T) -> usize) -> Option<usize> {
-    match candidates.len() {
-        0 => None,
-        1 => Some(0),
-        count => {
-            let first = dice.roll(count);
-            let second = (first + 1 + dice.roll(count - 1)) % count;
-            Some(if load(&candidates[second]) < load(&candidates[first]) { second } else { first })
+/// Of `candidates`, two drawn by weight and of them the one with less to do for its weight: nearly as good as looking at
+/// all, without every worker running to the same one.
+pub(super) fn lighter<T>(
+    dice: &Dice,
+    candidates: &[T],
+    weight: impl Fn(&T) -> u32,
+    load: impl Fn(&T) -> usize,
+) -> Option<usize> {
+    if candidates.len() < 2 {
+        return candidates.len().checked_sub(1);
+    }
+    let first = draw(dice, candidates, &weight, None);
+    let second = draw(dice, candidates, &weight, Some(first));
+    // Where both are as busy the draw stands, and with it the weights.
+    let burden = |at: usize, other: usize| load(&candidates[at]) as u64 * u64::from(weight(&candidates[other]));
+    Some(if burden(second, first) < burden(first, second) { second } else { first })
+}
+
+/// One at random by weight, but not `except`.
+fn draw<T>(dice: &Dice, candidates: &[T], weight: impl Fn(&T) -> u32, except: Option<usize>) -> usize {
+    let shares = || candidates.iter().enumerate().filter(|(at, _)| Some(*at) != except);
+    let total: usize = shares().map(|(_, it)| weight(it) as usize).sum();
+    let mut left = dice.roll(total.max(1));
+    for (at, candidate) in shares() {
+        match left.checked_sub(weight(candidate) as usize) {
+            Some(rest) => left = rest,
+            None => return at,
         }
     }
+    usize::from(except == Some(0))
 }
 
 #[cfg(test)]
@@ -94,12 +112,28 @@ mod tests {
         let dice = Dice::default();
         let mut chosen = [0_u32; 4];
         for _ in 0..4_000 {
-            chosen[lighter(&dice, &[0, 0, 0, 9], |load| *load).unwrap()] += 1;
+            chosen[lighter(&dice, &[0, 0, 0, 9], |_| 1, |load| *load).unwrap()] += 1;
         }
         assert_eq!(chosen[3], 0, "there is always somebody with less to do");
         assert!(chosen[..3].iter().all(|count| *count > 900), "{chosen:?}");
-        assert_eq!(lighter(&dice, &[9], |load| *load), Some(0));
-        assert_eq!(lighter::<usize>(&dice, &[], |load| *load), None);
+        assert_eq!(lighter(&dice, &[9], |_| 1, |load| *load), Some(0));
+        assert_eq!(lighter::<usize>(&dice, &[], |_| 1, |load| *load), None);
+    }
+
+    #[test]
+    fn weights_share_out_what_comes_and_what_is_under_way() {
+        let dice = Dice::default();
+        let mut chosen = [0_u32; 3];
+        let servers = [(1, 0), (3, 0), (6, 0)];
+        for _ in 0..10_000 {
+            chosen[lighter(&dice, &servers, |it| it.0, |it| it.1).unwrap()] += 1;
+        }
+        for (share, wanted) in chosen.iter().zip([1_000_i64, 3_000, 6_000]) {
+            assert!((i64::from(*share) - wanted).abs() < 300, "{chosen:?}");
+        }
+        // Three times the weight may carry three times as much.
+        assert_eq!(lighter(&dice, &[(1, 3), (3, 8)], |it| it.0, |it| it.1), Some(1));
+        assert_eq!(lighter(&dice, &[(1, 2), (3, 8)], |it| it.0, |it| it.1), Some(0));
     }
 
     #[test]

@@ -13,8 +13,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
 
-use super::hygiene;
+use super::hygiene::{self, Reserved};
 use super::lease::Lease;
 use super::progress::{Phase, Stall, Upload};
 use crate::model::problem::Problem;
@@ -51,17 +52,34 @@ pub enum BodyError {
     /// The backend's answer broke off or was no longer HTTP.
     #[error("the backend's answer broke off")]
     BackendLost(#[source] hyper::Error),
+    /// The answer was given up, and the rest of the request with it.
+    #[error("nobody waits for the answer any more")]
+    Abandoned,
     /// Whoever asked may no longer have the rest.
     #[error("what let the request in was revoked")]
     Revoked,
+    /// The request as a whole took longer than it may.
+    #[error("the request took longer than it may")]
+    Overdue,
     /// The backend's answer ended before the length it announced.
     #[error("the backend's answer is shorter than announced")]
     Truncated,
 }
 
+impl BodyError {
+    /// What a client is told whose request's body failed so.
+    pub(super) const fn problem(&self) -> Problem {
+        match self {
+            Self::TooLarge => Problem::PayloadTooLarge,
+            Self::ClientStalled => Problem::RequestTimeout,
+            _ => Problem::MalformedRequest("the body ended too early"),
+        }
+    }
+}
+
 impl Body {
     /// The body of a client's request: at most `max` bytes, with a byte at least every `idle`. Trailers are
-    /// left out (RFC 9110 section 6.5.1 allows it): no backend should learn from a trailer who is asking.
+    /// left out (RFC 9110 section 6.5.1 allows it), unless [`Body::admit_trailers`] says otherwise.
     pub fn client(incoming: Incoming, max: u64, idle: Duration) -> Result<Self, Problem> {
         if incoming.size_hint().lower() > max {
             return Err(Problem::PayloadTooLarge);
@@ -69,7 +87,17 @@ impl Body {
         if incoming.is_end_stream() {
             return Ok(Self::Empty);
         }
-        Ok(Self::Client(ClientBody { incoming, left: max, stall: Stall::new(idle), upload: None }))
+        Ok(Self::Client(ClientBody { incoming, left: max, stall: Stall::new(idle), upload: None, trailers: None }))
+    }
+
+    /// Lets the client's trailers through, without what only the gateway may say (`reserved`), what frames or routes a
+    /// message, and credentials: no backend should learn from a trailer who is asking.
+    /// Only HTTP/2 carries them on: towards HTTP/1.1 hyper writes those that a `Trailer` field announces, and
+    /// [`hygiene::forward`] has removed that.
+    pub fn admit_trailers(&mut self, reserved: &Arc<Reserved>) {
+        if let Self::Client(body) = self {
+            body.trailers = Some(Arc::clone(reserved));
+        }
     }
 
     /// From here on the body reports how far it has come; `None` when there is nothing to stream.
@@ -78,12 +106,20 @@ impl Body {
         Some(Arc::clone(body.upload.get_or_insert_with(Upload::begin)))
     }
 
-    pub(super) fn upstream(incoming: Incoming, lease: Lease, idle: Duration, upload: Option<Arc<Upload>>) -> Self {
+    /// What follows an answer's head; `due`: when it must have ended.
+    pub(super) fn upstream(
+        incoming: Incoming,
+        lease: Lease,
+        due: Option<Instant>,
+        upload: Option<Arc<Upload>>,
+    ) -> Self {
         if incoming.is_end_stream() {
             lease.finish();
             return Self::Empty;
         }
-        Self::Upstream(UpstreamBody { incoming, lease: Some(lease), stall: Stall::new(idle), upload })
+        let stall = Stall::new(lease.settle);
+        let overdue = due.map(|due| Box::pin(tokio::time::sleep_until(due)));
+        Self::Upstream(UpstreamBody { incoming, lease: Some(lease), stall, overdue, upload })
     }
 }
 
@@ -159,31 +195,46 @@ pub struct ClientBody {
     left: u64,
     stall: Stall,
     upload: Option<Arc<Upload>>,
+    /// Whether trailers pass, and what is taken out of them.
+    trailers: Option<Arc<Reserved>>,
 }
 
 impl ClientBody {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => frame,
-            Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(BodyError::ClientLost(error)))),
+            Poll::Ready(Some(Err(error))) => return self.fail(BodyError::ClientLost(error)),
             Poll::Ready(None) => {
                 self.note(Phase::Done);
                 return Poll::Ready(None);
             }
             Poll::Pending => {
                 self.note(Phase::Waiting);
-                return self.stall.poll(cx).map(|()| Some(Err(BodyError::ClientStalled)));
+                if self.upload.as_ref().is_some_and(|upload| upload.is_abandoned(cx)) {
+                    return self.fail(BodyError::Abandoned);
+                }
+                return match self.stall.poll(cx) {
+                    Poll::Ready(()) => self.fail(BodyError::ClientStalled),
+                    Poll::Pending => Poll::Pending,
+                };
             }
         };
         self.stall.moved();
         // A trailer section is the end of the body and the only frame beside data.
-        let Ok(data) = frame.into_data() else {
-            self.note(Phase::Done);
-            return Poll::Ready(None);
+        let data = match frame.into_data() {
+            Ok(data) => data,
+            Err(last) => {
+                self.note(Phase::Done);
+                let (Some(reserved), Ok(mut trailers)) = (&self.trailers, last.into_trailers()) else {
+                    return Poll::Ready(None);
+                };
+                hygiene::clean_request_trailers(&mut trailers, reserved);
+                return Poll::Ready((!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers))));
+            }
         };
         match self.left.checked_sub(data.len() as u64) {
             Some(left) => self.left = left,
-            None => return Poll::Ready(Some(Err(BodyError::TooLarge))),
+            None => return self.fail(BodyError::TooLarge),
         }
         self.note(if self.incoming.is_end_stream() { Phase::Done } else { Phase::Sending });
         Poll::Ready(Some(Ok(Frame::data(data))))
@@ -193,6 +244,14 @@ impl ClientBody {
         if let Some(upload) = &self.upload {
             upload.note(phase);
         }
+    }
+
+    /// Tells whoever waits for the answer too: over HTTP/2 the error of a body is not that of its request.
+    fn fail(&self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(upload) = &self.upload {
+            upload.fail(error.problem());
+        }
+        Poll::Ready(Some(Err(error)))
     }
 }
 
@@ -208,12 +267,17 @@ pub struct UpstreamBody {
     /// Given back when the end was read; dropped before that, it closes the backend's connection.
     lease: Option<Lease>,
     stall: Stall,
+    /// When the request as a whole has taken too long.
+    overdue: Option<Pin<Box<Sleep>>>,
     /// The request's body, which may still be on its way: a byte of either counts.
     upload: Option<Arc<Upload>>,
 }
 
 impl UpstreamBody {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.overdue.as_mut().is_some_and(|overdue| overdue.as_mut().poll(cx).is_ready()) {
+            return self.fail(BodyError::Overdue);
+        }
         let mut frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => frame,
             Poll::Ready(Some(Err(error))) => return self.fail(BodyError::BackendLost(error)),
@@ -253,6 +317,18 @@ impl UpstreamBody {
 
     fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.lease = None;
+        if let Some(upload) = &self.upload {
+            upload.abandon();
+        }
         Poll::Ready(Some(Err(error)))
+    }
+}
+
+impl Drop for UpstreamBody {
+    fn drop(&mut self) {
+        // An answer that was not read to its end; one that was may come before its request has ended.
+        if let (Some(_), Some(upload)) = (&self.lease, &self.upload) {
+            upload.abandon();
+        }
     }
 }

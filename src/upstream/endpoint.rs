@@ -1,10 +1,12 @@
 //! One server: its idle connections, how many are open, and who waits for one.
 //!
-//! A connection is in exactly one place: in use (a [`Lease`](super::lease::Lease)), idle here, or gone.
+//! An HTTP/1.1 connection is in exactly one place: in use (a [`Lease`](super::lease::Lease)), idle here, or gone.
+//! One of HTTP/2 is listed here with its requests for as long as it takes new ones.
 //! The lock is held for a few pointer moves, never over an `.await`, and nothing is dropped under it
 //! whose drop takes it again.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -19,9 +21,7 @@ use super::balance::Health;
 use super::body::Body;
 use super::connect::Origin;
 use super::error::SendError;
-
-/// Requests that may wait for each connection allowed; more are refused at once.
-const WAITING_PER_CONNECTION: usize = 4;
+use super::joint::{Joint, Stream};
 
 /// One server.
 pub(super) struct Endpoint {
@@ -30,6 +30,10 @@ pub(super) struct Endpoint {
     /// Runs the connections, and is awaited when the pools close.
     pub(super) tasks: TaskTracker,
     pub(super) in_flight: AtomicUsize,
+    /// Requests at once on a connection that carries many.
+    pub(super) max_streams: usize,
+    /// How long a connection stays that carries nothing.
+    keep_idle: Duration,
     state: Mutex<State>,
 }
 
@@ -37,9 +41,14 @@ pub(super) struct Endpoint {
 struct State {
     /// Oldest first; taken from the end, so that the warmest is used and the rest can expire.
     idle: Vec<Idle>,
+    joints: Vec<Carrying>,
     /// Connections that exist or are being made.
     open: usize,
-    waiting: VecDeque<oneshot::Sender<Turn>>,
+    /// Those being made that will carry many requests, as far as is known.
+    opening: usize,
+    /// Where the server chooses, it last chose HTTP/1.1.
+    chose_http1: bool,
+    waiting: VecDeque<Waiter>,
     reaper: Option<AbortHandle>,
     closed: bool,
 }
@@ -47,6 +56,20 @@ struct State {
 struct Idle {
     live: Live,
     until: Instant,
+}
+
+/// A connection with its requests.
+struct Carrying {
+    joint: Arc<Joint>,
+    streams: usize,
+    /// When it goes, if it carries nothing.
+    until: Instant,
+}
+
+struct Waiter {
+    turn: oneshot::Sender<Turn>,
+    /// It cannot share a connection.
+    alone: bool,
 }
 
 /// A connection that hyper runs. Dropped, it is cut at once, whatever was under way.
@@ -91,15 +114,52 @@ impl Drop for Slot {
 pub(super) enum Turn {
     /// An idle connection.
     Reuse(Live),
+    /// A place on a connection that carries others too.
+    Join(Stream),
     /// The right to make one.
-    Connect(Slot),
+    Connect(Slot, Option<Opening>),
+}
+
+/// A connection that is being made and that others may be waiting for.
+pub(super) struct Opening {
+    endpoint: Weak<Endpoint>,
+    failed: bool,
+}
+
+impl Opening {
+    fn new(endpoint: &Arc<Endpoint>) -> Self {
+        Self { endpoint: Arc::downgrade(endpoint), failed: false }
+    }
+
+    /// It could not be made: whoever waits for it is told, instead of each trying in turn.
+    pub(super) fn failed(mut self) {
+        self.failed = true;
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if let Some(endpoint) = self.endpoint.upgrade() {
+            endpoint.opened(self.failed);
+        }
+    }
 }
 
 /// How many connections, and how long to wait for one.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
     pub(super) max_connections: usize,
+    pub(super) max_queue: usize,
     pub(super) wait: Duration,
+}
+
+/// What a request needs of its connection.
+#[derive(Clone, Copy)]
+pub(super) struct Want {
+    /// Not an idle one: one of them has just turned out dead.
+    pub(super) fresh: bool,
+    /// For itself: it will carry another protocol.
+    pub(super) alone: bool,
 }
 
 /// What a server's pool looks like from outside.
@@ -120,53 +180,164 @@ pub struct Gauges {
 }
 
 impl Endpoint {
-    pub(super) fn new(origin: Origin, tasks: TaskTracker) -> Arc<Self> {
-        Arc::new(Self { origin, health: Health::new(), tasks, in_flight: AtomicUsize::new(0), state: Mutex::default() })
+    pub(super) fn new(origin: Origin, max_streams: usize, keep_idle: Duration, tasks: TaskTracker) -> Arc<Self> {
+        let (health, in_flight) = (Health::new(), AtomicUsize::new(0));
+        Arc::new(Self { origin, health, tasks, in_flight, max_streams, keep_idle, state: Mutex::default() })
     }
 
-    /// An idle connection, or the right to make one: now, or when one is freed in time. `fresh`: not an
-    /// idle one, since one of them has just turned out dead.
-    pub(super) async fn checkout(self: &Arc<Self>, limits: Limits, fresh: bool) -> Result<Turn, SendError> {
-        let (turn, dead) = self.try_checkout(limits.max_connections, fresh);
+    /// A connection that has room, or the right to make one: now, or when one is freed in time.
+    pub(super) async fn checkout(self: &Arc<Self>, limits: Limits, want: Want) -> Result<Turn, SendError> {
+        let mut dead = Dead::default();
+        let place = self.try_checkout(limits, want, &mut dead);
         drop(dead);
-        let busy = || SendError::Busy { server: self.origin.to_string() };
-        match turn {
+        let server = || self.origin.address.to_string();
+        match place {
             Place::Turn(turn) => Ok(turn),
-            Place::Full => Err(busy()),
+            Place::Full => Err(SendError::Busy { server: server() }),
             Place::Queued(turn) => match tokio::time::timeout(limits.wait, turn).await {
                 Ok(Ok(turn)) => Ok(turn),
-                _ => Err(busy()),
+                Ok(Err(_)) => Err(SendError::Connect {
+                    server: server(),
+                    source: io::Error::other("the connection that was waited for could not be made"),
+                }),
+                Err(_) => Err(SendError::Busy { server: server() }),
             },
         }
     }
 
-    /// Beside the place, the connections that were found dead: dropped by the caller, outside the lock.
-    fn try_checkout(self: &Arc<Self>, max: usize, fresh: bool) -> (Place, Vec<Live>) {
-        let mut dead = Vec::new();
+    fn try_checkout(self: &Arc<Self>, limits: Limits, want: Want, dead: &mut Dead) -> Place {
         let mut state = self.lock();
-        while let Some(Idle { live, until }) = state.idle.pop() {
-            if !fresh && live.sender.is_ready() && until > Instant::now() {
-                return (Place::Turn(Turn::Reuse(live)), dead);
+        let joins = !want.alone && self.origin.may_join();
+        if joins {
+            dead.joints.extend(state.joints.extract_if(.., |it| !it.joint.is_open()));
+            if let Some(stream) = self.join(&mut state) {
+                return Place::Turn(Turn::Join(stream));
             }
-            dead.push(live);
-            if fresh {
+        }
+        while let Some(Idle { live, until }) = state.idle.pop() {
+            if !want.fresh && live.sender.is_ready() && until > Instant::now() {
+                return Place::Turn(Turn::Reuse(live));
+            }
+            dead.lives.push(live);
+            if want.fresh {
                 break;
             }
         }
-        if state.open < max {
+        let joins = joins && !state.chose_http1;
+        let comes = joins && state.waiting.len() < state.opening.saturating_mul(self.max_streams);
+        if !comes && state.open < limits.max_connections {
             state.open += 1;
-            return (Place::Turn(Turn::Connect(Slot(Arc::downgrade(self)))), dead);
+            return Place::Turn(self.connecting(&mut state, joins));
         }
-        let room = max.saturating_mul(WAITING_PER_CONNECTION);
-        if state.waiting.len() >= room {
-            state.waiting.retain(|waiter| !waiter.is_closed());
+        if state.waiting.len() >= limits.max_queue {
+            state.waiting.retain(|waiter| !waiter.turn.is_closed());
         }
-        if state.closed || state.waiting.len() >= room {
-            return (Place::Full, dead);
+        if state.closed || state.waiting.len() >= limits.max_queue {
+            return Place::Full;
         }
-        let (sender, receiver) = oneshot::channel();
-        state.waiting.push_back(sender);
-        (Place::Queued(receiver), dead)
+        let (turn, receiver) = oneshot::channel();
+        state.waiting.push_back(Waiter { turn, alone: want.alone });
+        Place::Queued(receiver)
+    }
+
+    /// A place on the connection that has most room.
+    fn join(self: &Arc<Self>, state: &mut State) -> Option<Stream> {
+        let open = state.joints.iter_mut().filter(|it| it.joint.is_open());
+        let least = open.min_by_key(|it| it.streams).filter(|it| it.streams < it.joint.room(self.max_streams))?;
+        least.streams += 1;
+        Some(Stream::new(Arc::clone(&least.joint), self))
+    }
+
+    /// The right to make a connection, which is counted already.
+    fn connecting(self: &Arc<Self>, state: &mut State, joins: bool) -> Turn {
+        let opening = joins.then(|| {
+            state.opening += 1;
+            Opening::new(self)
+        });
+        Turn::Connect(Slot(Arc::downgrade(self)), opening)
+    }
+
+    /// Takes in a connection that was made for one request and carries more.
+    pub(super) fn welcome(self: &Arc<Self>, joint: Arc<Joint>) -> Stream {
+        let mut state = self.lock();
+        state.chose_http1 = false;
+        let stream = Stream::new(Arc::clone(&joint), self);
+        state.joints.push(Carrying { joint, streams: 1, until: Instant::now() });
+        stream
+    }
+
+    /// Where the server chooses, it chose HTTP/1.1: nobody need wait for somebody else's connection.
+    pub(super) fn chose_http1(&self) {
+        if self.origin.may_join() {
+            self.lock().chose_http1 = true;
+        }
+    }
+
+    /// A connection that others could be waiting for was made, or not.
+    fn opened(self: &Arc<Self>, failed: bool) {
+        let mut state = self.lock();
+        state.opening -= 1;
+        if failed && state.opening == 0 && state.joints.is_empty() {
+            let told = std::mem::take(&mut state.waiting);
+            let (told, stay): (VecDeque<_>, _) = told.into_iter().partition(|waiter| !waiter.alone);
+            state.waiting = stay;
+            drop(state);
+            drop(told);
+            return;
+        }
+        drop(state);
+        self.serve_waiting();
+    }
+
+    /// Gives places to those who wait, in their order, as long as there are any.
+    fn serve_waiting(self: &Arc<Self>) {
+        loop {
+            let mut state = self.lock();
+            state.waiting.retain(|waiter| !waiter.turn.is_closed());
+            let Some(at) = state.waiting.iter().position(|waiter| !waiter.alone) else { return };
+            let Some(stream) = self.join(&mut state) else { break };
+            let Some(waiter) = state.waiting.remove(at) else { return };
+            drop(state);
+            // Should the waiter leave at this very moment, the place comes back by being dropped.
+            drop(waiter.turn.send(Turn::Join(stream)));
+        }
+    }
+
+    /// A request on a shared connection has ended: its place goes to the first that waits.
+    pub(super) fn left(self: &Arc<Self>, joint: &Arc<Joint>) {
+        let mut state = self.lock();
+        let Some(at) = state.joints.iter().position(|it| Arc::ptr_eq(&it.joint, joint)) else { return };
+        let closed = state.closed;
+        let carrying = &mut state.joints[at];
+        carrying.streams -= 1;
+        let idle = carrying.streams == 0;
+        if !carrying.joint.is_open() || closed {
+            let gone = if idle { Some(state.joints.swap_remove(at)) } else { None };
+            drop(state);
+            drop(gone);
+            return;
+        }
+        if idle {
+            carrying.until = Instant::now() + self.keep_idle;
+        }
+        let waits = !state.waiting.is_empty();
+        if idle
+            && !waits
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            self.watch_idle(&mut state, &runtime);
+        }
+        drop(state);
+        if waits {
+            self.serve_waiting();
+        }
+    }
+
+    fn watch_idle(self: &Arc<Self>, state: &mut State, runtime: &tokio::runtime::Handle) {
+        if state.reaper.as_ref().is_none_or(AbortHandle::is_finished) {
+            let task = self.tasks.spawn_on(reap(Arc::downgrade(self)), runtime);
+            state.reaper = Some(task.abort_handle());
+        }
     }
 
     /// Takes a ready connection back: for whoever waits, or to stay idle for `lifetime`.
@@ -181,7 +352,7 @@ impl Endpoint {
                 return;
             };
             drop(state);
-            match waiter.send(Turn::Reuse(live)) {
+            match waiter.turn.send(Turn::Reuse(live)) {
                 Err(Turn::Reuse(back)) => live = back,
                 _ => return,
             }
@@ -195,10 +366,7 @@ impl Endpoint {
             return Some(live);
         };
         state.idle.push(Idle { live, until: Instant::now() + lifetime });
-        if state.reaper.as_ref().is_none_or(AbortHandle::is_finished) {
-            let task = self.tasks.spawn_on(reap(Arc::downgrade(self)), &runtime);
-            state.reaper = Some(task.abort_handle());
-        }
+        self.watch_idle(state, &runtime);
         None
     }
 
@@ -206,10 +374,12 @@ impl Endpoint {
     fn freed(self: &Arc<Self>) {
         let mut state = self.lock();
         while let Some(waiter) = state.waiting.pop_front() {
-            if !waiter.is_closed() {
+            if !waiter.turn.is_closed() {
+                let joins = !waiter.alone && self.origin.may_join() && !state.chose_http1;
+                let turn = self.connecting(&mut state, joins);
                 drop(state);
                 // Should the waiter leave at this very moment, dropping the slot comes back here.
-                drop(waiter.send(Turn::Connect(Slot(Arc::downgrade(self)))));
+                drop(waiter.turn.send(turn));
                 return;
             }
         }
@@ -220,10 +390,12 @@ impl Endpoint {
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        state.waiting.clear();
+        let waiting = std::mem::take(&mut state.waiting);
         let reaper = state.reaper.take();
         let idle = std::mem::take(&mut state.idle);
+        let joints = std::mem::take(&mut state.joints);
         drop(state);
+        drop((waiting, joints));
         if let Some(reaper) = reaper {
             reaper.abort();
         }
@@ -235,11 +407,12 @@ impl Endpoint {
     pub(super) fn gauges(&self) -> Gauges {
         let state = self.lock();
         Gauges {
-            server: self.origin.to_string(),
+            server: self.origin.address.to_string(),
             open: state.open,
-            idle: state.idle.iter().filter(|idle| !idle.live.sender.is_closed()).count(),
+            idle: state.idle.iter().filter(|idle| !idle.live.sender.is_closed()).count()
+                + state.joints.iter().filter(|it| it.streams == 0 && it.joint.is_open()).count(),
             in_flight: self.in_flight.load(Ordering::Relaxed),
-            waiting: state.waiting.iter().filter(|waiter| !waiter.is_closed()).count(),
+            waiting: state.waiting.iter().filter(|waiter| !waiter.turn.is_closed()).count(),
             ejected: self.health.is_ejected(),
         }
     }
@@ -248,6 +421,13 @@ impl Endpoint {
         // Every change under the lock is whole at each point where it could panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Connections that were found dead: dropped outside of the lock.
+#[derive(Default)]
+struct Dead {
+    lives: Vec<Live>,
+    joints: Vec<Carrying>,
 }
 
 enum Place {
@@ -268,11 +448,15 @@ fn reap_once(endpoint: &Endpoint) -> Option<Instant> {
     let mut state = endpoint.lock();
     let expired: Vec<Idle> =
         state.idle.extract_if(.., |idle| idle.until <= now || idle.live.sender.is_closed()).collect();
-    let next = state.idle.iter().map(|idle| idle.until).min();
+    let past = |it: &mut Carrying| it.streams == 0 && (it.until <= now || !it.joint.is_open());
+    let gone: Vec<Carrying> = state.joints.extract_if(.., past).collect();
+    let alone = state.idle.iter().map(|idle| idle.until);
+    let next = alone.chain(state.joints.iter().filter(|it| it.streams == 0).map(|it| it.until)).min();
     if next.is_none() {
         state.reaper = None;
     }
     drop(state);
+    drop(gone);
     for idle in expired {
         idle.live.retire();
     }

@@ -4,15 +4,16 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::Either;
 use http::header::{CONNECTION, HeaderName};
 use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::body::Body;
-use super::endpoint::Live;
 use super::error::SendError;
 use super::hygiene::tokens;
+use super::lease::Link;
 use super::progress::{Patience, Upload, Verdict};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -24,22 +25,30 @@ pub(super) struct Lost {
     pub(super) unsent: Option<Request<Body>>,
 }
 
-/// Sends and waits for the head of the answer. On an error, or when dropped, the caller drops `live` too.
+/// Sends and waits for the head of the answer. On an error, or when dropped, the caller drops `link` too.
 pub(super) async fn exchange(
-    live: &mut Live,
+    link: &mut Link,
     request: Request<Body>,
     upload: Option<&Arc<Upload>>,
     patience: Patience,
 ) -> Result<Response<Incoming>, Lost> {
-    let mut answer = pin!(live.sender.try_send_request(request));
+    let answer = match link {
+        Link::Alone(live) => Either::Left(live.sender.try_send_request(request)),
+        Link::Joint(stream) => Either::Right(stream.sender.try_send_request(request)),
+    };
+    let mut answer = pin!(answer);
     let first = if upload.is_some() { patience.response.min(patience.idle) } else { patience.response };
     let mut alarm = pin!(tokio::time::sleep(first));
     let error = loop {
         tokio::select! {
             biased;
-            answer = &mut answer => return answer.map_err(|mut error| Lost {
-                unsent: error.take_message(),
-                error: error.into_error().into(),
+            answer = &mut answer => return answer.map_err(|mut error| {
+                let unsent = error.take_message();
+                let error = match (error.into_error(), upload.and_then(|upload| upload.failure())) {
+                    (source, Some(problem)) => SendError::RequestBody { problem: problem.clone(), source },
+                    (source, None) => source.into(),
+                };
+                Lost { error, unsent }
             }),
             () = &mut alarm => {}
         }
@@ -52,12 +61,14 @@ pub(super) async fn exchange(
     Err(Lost { error, unsent: None })
 }
 
-/// A second copy of a request that may be sent twice: a method that changes nothing by being repeated
-/// (RFC 9110 section 9.2.2) and no body that would be used up.
+/// Whether a method changes nothing by being repeated (RFC 9110 section 9.2.2).
+pub(super) fn is_repeatable(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
+}
+
+/// A second copy of a request, where it has no body that would be used up.
 pub(super) fn spare(request: &Request<Body>) -> Option<Request<Body>> {
-    let repeatable =
-        matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE);
-    if !repeatable || !matches!(request.body(), Body::Empty) {
+    if !matches!(request.body(), Body::Empty) {
         return None;
     }
     let mut copy = Request::new(Body::Empty);

@@ -4,8 +4,8 @@
 //! `reframe` writes the framing of what is forwarded anew, from the body that is really sent, so that
 //! no length a client wrote reaches a backend by itself.
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
-use http::uri::PathAndQuery;
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TE, TRANSFER_ENCODING};
+use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Uri, Version, request};
 use http_body::Body as _;
 
@@ -63,26 +63,70 @@ fn is_host(host: &[u8]) -> bool {
     !host.is_empty() && host.iter().all(fits)
 }
 
-/// Makes a request one whole HTTP/1.1 message in origin form.
+/// Makes a request one whole HTTP/1.1 message in origin form. Whatever [`reframe_http2`] made of it before.
 pub(super) fn reframe(request: &mut Request<Body>) {
     *request.version_mut() = Version::HTTP_11;
     if request.uri().scheme().is_some() || request.uri().authority().is_some() {
-        let target = std::mem::take(request.uri_mut()).into_parts().path_and_query;
-        *request.uri_mut() = Uri::from(target.unwrap_or_else(|| PathAndQuery::from_static("/")));
+        let parts = std::mem::take(request.uri_mut()).into_parts();
+        if let Some(authority) = parts.authority.filter(|_| !request.headers().contains_key(HOST))
+            && let Ok(host) = HeaderValue::from_str(authority.as_str())
+        {
+            request.headers_mut().insert(HOST, host);
+        }
+        *request.uri_mut() = Uri::from(parts.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    }
+    if request.headers().contains_key(TE) && !request.headers().contains_key(CONNECTION) {
+        request.headers_mut().insert(CONNECTION, HeaderValue::from_static("te"));
     }
     // hyper believes these over the body, and would send a length with no body behind it: the next
     // request on the connection would then be read as the missing bytes.
     request.headers_mut().remove(TRANSFER_ENCODING);
-    request.headers_mut().remove(CONTENT_LENGTH);
-    match request.body().size_hint().exact() {
-        Some(0) if !matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH) => {}
-        Some(length) => {
+    match length(request) {
+        Length::Nothing => {}
+        Length::Known(length) => {
             request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
         // Said here since hyper otherwise drops the body of a GET (RFC 9110 section 9.3.1 lets it have one).
-        None => {
+        Length::Unknown => {
             request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
+    }
+}
+
+/// Makes a request an HTTP/2 message (RFC 9113 section 8.3.1): where it goes stands in its target, and nothing in it is
+/// about a connection. `None` where it has no host that could stand there.
+pub(super) fn reframe_http2(request: &mut Request<Body>, scheme: Scheme) -> Option<()> {
+    *request.version_mut() = Version::HTTP_2;
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    if let Some(host) = request.headers_mut().remove(HOST) {
+        parts.authority = Some(Authority::try_from(host.as_bytes()).ok()?);
+    }
+    parts.authority.as_ref()?;
+    parts.scheme = Some(scheme);
+    parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+    *request.uri_mut() = Uri::from_parts(parts).ok()?;
+    request.headers_mut().remove(CONNECTION);
+    request.headers_mut().remove(TRANSFER_ENCODING);
+    if let Length::Known(length) = length(request) {
+        request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Some(())
+}
+
+enum Length {
+    /// There is no body, and nobody expects one.
+    Nothing,
+    Known(u64),
+    Unknown,
+}
+
+/// How long the body really is; what the client wrote of it is gone then.
+fn length(request: &mut Request<Body>) -> Length {
+    request.headers_mut().remove(CONTENT_LENGTH);
+    match request.body().size_hint().exact() {
+        Some(0) if !matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH) => Length::Nothing,
+        Some(length) => Length::Known(length),
+        None => Length::Unknown,
     }
 }
 
@@ -148,14 +192,32 @@ mod tests {
     fn the_framing_sent_is_that_of_the_body_and_not_what_the_client_wrote() {
         let framed = |method, body: Body| {
             let mut request = Request::builder().method(method).uri("http://evil/a?b").version(Version::HTTP_2);
-            request = request.header("content-length", "5").header("transfer-encoding", "chunked");
+            request = request.header("content-length", "5").header("transfer-encoding", "chunked").header("host", "a");
             let mut request = request.body(body).unwrap();
             reframe(&mut request);
             assert_eq!((request.uri(), request.version()), (&Uri::from_static("/a?b"), Version::HTTP_11));
-            request.into_parts().0.headers
+            let mut headers = request.into_parts().0.headers;
+            assert_eq!(headers.remove("host").unwrap(), "a");
+            headers
         };
         assert_eq!(framed(Method::GET, Body::Empty), head(&[]));
         assert_eq!(framed(Method::POST, Body::Empty), head(&[("content-length", "0")]));
         assert_eq!(framed(Method::GET, Body::from("abc")), head(&[("content-length", "3")]));
+    }
+
+    #[test]
+    fn a_request_is_the_same_in_either_protocol_and_back() {
+        let lines = [("host", "a.example:1"), ("te", "trailers"), ("connection", "te"), ("x-user-id", "u")];
+        let mut request = Request::builder().method("POST").uri("/p?q").body(Body::Empty).unwrap();
+        *request.headers_mut() = head(&lines);
+        reframe_http2(&mut request, Scheme::HTTPS).unwrap();
+        assert_eq!(request.uri(), "https://a.example:1/p?q");
+        let over = [("te", "trailers"), ("x-user-id", "u"), ("content-length", "0")];
+        assert_eq!((request.headers(), request.version()), (&head(&over), Version::HTTP_2));
+        reframe(&mut request);
+        assert_eq!(request.uri(), "/p?q");
+        assert_eq!(*request.headers(), head(&[&lines[..], &over[2..]].concat()));
+        let mut nowhere = Request::builder().uri("/").body(Body::Empty).unwrap();
+        assert!(reframe_http2(&mut nowhere, Scheme::HTTP).is_none());
     }
 }

@@ -148,9 +148,39 @@ pub(super) fn clean_response(response: &mut response::Parts) -> Result<(), &'sta
     Ok(())
 }
 
-/// Removes from a trailer section what may only stand in a head (RFC 9110 section 6.5.1).
+/// Removes from an answer's trailer section what may only stand in a head (RFC 9110 section 6.5.1).
 pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
-    remove(trailers, |name| is_hop_by_hop(name.as_str()) || *name == CONTENT_LENGTH || *name == HOST);
+    remove(trailers, |name| belongs_in_a_head(name.as_str()));
+}
+
+/// Removes from a client's trailer section what may only stand in a head, what only the gateway says, and whatever
+/// could tell a backend who asks, from where and for what: all of that was decided on when the head came.
+pub(super) fn clean_request_trailers(trailers: &mut HeaderMap, reserved: &Reserved) {
+    reserved.strip(trailers);
+    remove(trailers, |name| {
+        let name = name.as_str();
+        belongs_in_a_head(name) || is_routing_hint(name) || name == "x-request-id" || name.contains("api-key")
+    });
+}
+
+/// Fields that frame, route, authenticate or describe a message: in a trailer they come too late to be true.
+fn belongs_in_a_head(name: &str) -> bool {
+    is_hop_by_hop(name)
+        || matches!(
+            name,
+            "authorization"
+                | "cache-control"
+                | "content-encoding"
+                | "content-length"
+                | "content-range"
+                | "content-type"
+                | "cookie"
+                | "host"
+                | "max-forwards"
+                | "range"
+                | "set-cookie"
+                | "www-authenticate"
+        )
 }
 
 /// Whether a field of this name (in lower case) frames a message or concerns one hop: no configuration changes it.

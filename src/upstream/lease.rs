@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::endpoint::{Endpoint, Live, Slot};
+use super::joint::Stream;
 
 /// One request that a server has to deal with: what the balance looks at.
 pub(super) struct Load(pub(super) Arc<Endpoint>);
@@ -22,10 +23,18 @@ impl Drop for Load {
     }
 }
 
-/// A connection in use by one request. Dropped before [`Lease::finish`], it is cut: nobody may find the
-/// rest of this answer on it.
+/// What one request is sent on.
+pub(super) enum Link {
+    /// A connection of its own, for now. Dropped, it is cut.
+    Alone(Live),
+    /// One stream of a connection. Dropped, its place is free; hyper resets it if it had not ended.
+    Joint(Stream),
+}
+
+/// A connection in use by one request. Dropped before [`Lease::finish`], it is cut, or its stream is: nobody
+/// may find the rest of this answer on it.
 pub(super) struct Lease {
-    pub(super) live: Live,
+    pub(super) link: Link,
     pub(super) load: Load,
     /// How long it may stay idle afterwards; `None`: not to be used again.
     pub(super) lifetime: Option<Duration>,
@@ -37,8 +46,8 @@ pub(super) struct Lease {
 impl Lease {
     /// The answer was read to its end: the connection goes back as soon as hyper is done with it too.
     pub(super) fn finish(self) {
-        let Self { mut live, load, lifetime, max_idle, settle } = self;
-        let Some(lifetime) = lifetime else { return };
+        let Self { link, load, lifetime, max_idle, settle } = self;
+        let (Link::Alone(mut live), Some(lifetime)) = (link, lifetime) else { return };
         if live.sender.is_ready() {
             return load.0.give_back(live, lifetime, max_idle);
         }
@@ -57,9 +66,11 @@ impl Lease {
     }
 
     /// The connection now carries another protocol: it is hyper's no longer, but still counts.
-    pub(super) fn into_tunnel(self) -> (Load, Arc<Slot>) {
-        let slot = Arc::clone(&self.live.slot);
-        self.live.retire();
-        (self.load, slot)
+    /// `None` where it is one that others share, which cannot.
+    pub(super) fn into_tunnel(self) -> Option<(Load, Arc<Slot>)> {
+        let Link::Alone(live) = self.link else { return None };
+        let slot = Arc::clone(&live.slot);
+        live.retire();
+        Some((self.load, slot))
     }
 }

@@ -14,10 +14,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use dashmap::DashMap;
-use http::{Request, Response, StatusCode, Uri};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use rustls::ClientConfig;
 use smallvec::SmallVec;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 mod balance;
@@ -30,8 +31,10 @@ mod exchange;
 pub mod frames;
 pub mod framing;
 pub mod hygiene;
+mod joint;
 mod lease;
 pub mod progress;
+mod settings;
 #[cfg(test)]
 mod tests;
 pub mod tls;
@@ -39,13 +42,14 @@ pub mod tunnel;
 
 pub use endpoint::Gauges;
 pub use error::SendError;
+pub use settings::{Address, Overrides, Protocol, Server, Settings};
 
 use balance::{Dice, lighter};
 use body::Body;
-use connect::{Origin, connect};
-use endpoint::{Endpoint, Limits, Turn};
-use exchange::{Lost, exchange, lifetime, spare};
-use lease::{Lease, Load};
+use connect::{Made, Origin, Steps, connect};
+use endpoint::{Endpoint, Limits, Turn, Want};
+use exchange::{Lost, exchange, is_repeatable, lifetime, spare};
+use lease::{Lease, Link, Load};
 use progress::{Patience, Upload};
 
 /// How long a connection stays idle at most: below what servers commonly allow.
@@ -53,30 +57,9 @@ const KEEP_IDLE: Duration = Duration::from_secs(30);
 /// Servers tried for one request while nothing of it was sent.
 const SERVERS_TRIED: usize = 3;
 
-/// One upstream, as configured.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// Its name in routes, metrics and logs.
-    pub name: String,
-    /// Its servers: `http://host:port` or `https://host:port`.
-    pub servers: Vec<Uri>,
-    /// Time to connect; also the time to wait for a connection where all are in use.
-    pub connect_timeout: Duration,
-    /// Time from the request's end to the first byte of the answer's head.
-    pub response_timeout: Duration,
-    /// Time without a byte of body, either way.
-    pub idle_timeout: Duration,
-    /// Time without a byte, either way, after which a WebSocket is closed.
-    pub tunnel_idle_timeout: Duration,
-    /// Idle connections kept per server.
-    pub max_idle: usize,
-    /// Connections at most per server.
-    pub max_connections: usize,
-}
-
 /// The connections to all servers, kept by server: a reload that still names a server keeps its pool.
 pub struct Pools {
-    endpoints: DashMap<Uri, Arc<Endpoint>>,
+    endpoints: DashMap<Arc<str>, Arc<Endpoint>>,
     tls: Option<Arc<ClientConfig>>,
     tasks: TaskTracker,
     dice: Dice,
@@ -87,6 +70,8 @@ pub struct Pools {
 struct Answered {
     response: Response<Incoming>,
     lease: Lease,
+    /// When the answer must have ended.
+    due: Option<Instant>,
     upload: Option<Arc<Upload>>,
 }
 
@@ -105,69 +90,133 @@ impl Pools {
     }
 
     /// Sends a request to a server of `to` and waits for the head of its answer; the body follows as it is
-    /// read. `response_timeout` stands in for the upstream's own where a route has one. The request's
+    /// read. `overrides` stands in for the upstream's own times where a route has some. The request's
     /// framing and version are made right here; its headers are the caller's (see [`hygiene::forward`]).
     pub async fn send(
         &self,
         to: &Settings,
         request: Request<Body>,
-        response_timeout: Option<Duration>,
+        overrides: Option<&Overrides>,
     ) -> Result<Response<Body>, SendError> {
-        let Answered { response, lease, upload } = self.answered(to, request, response_timeout).await?;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let answered = self.answered(to, request, overrides, false).await?;
+        if answered.response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(SendError::Unacceptable("it switches protocols unasked"));
         }
-        into_answer(to, response, lease, upload)
+        into_answer(answered)
     }
 
+    /// `alone`: on a connection that nobody shares, in HTTP/1.1.
     async fn answered(
         &self,
         to: &Settings,
-        mut request: Request<Body>,
-        response_timeout: Option<Duration>,
+        request: Request<Body>,
+        overrides: Option<&Overrides>,
+        alone: bool,
     ) -> Result<Answered, SendError> {
-        framing::reframe(&mut request);
+        let own = overrides.copied().unwrap_or_default();
+        let Some(whole) = own.whole.or(to.timeout) else { return self.attempt(to, request, own, alone).await };
+        let due = Instant::now() + whole;
+        match tokio::time::timeout_at(due, self.attempt(to, request, own, alone)).await {
+            Ok(answered) => answered.map(|answered| Answered { due: Some(due), ..answered }),
+            Err(_) => Err(SendError::Overdue),
+        }
+    }
+
+    async fn attempt(
+        &self,
+        to: &Settings,
+        mut request: Request<Body>,
+        own: Overrides,
+        alone: bool,
+    ) -> Result<Answered, SendError> {
         let upload = request.body_mut().watch();
-        let response = response_timeout.unwrap_or(to.response_timeout);
-        let patience = Patience { response, idle: to.idle_timeout };
-        let limits = Limits { max_connections: to.max_connections, wait: to.connect_timeout };
+        let idle = own.idle.unwrap_or(to.idle_timeout);
+        let patience = Patience { response: own.response.unwrap_or(to.response_timeout), idle };
+        let steps = Steps { tcp: own.connect.unwrap_or(to.connect_timeout), tls: to.tls_timeout };
+        let limits = Limits { max_connections: to.max_connections, max_queue: to.max_queue, wait: to.queue_timeout };
         let mut tried: SmallVec<[usize; 4]> = SmallVec::new();
-        let mut fresh = false;
+        let mut want = Want { fresh: false, alone };
         loop {
             let (at, endpoint) = self.choose(to, &tried)?;
             let load = Load::new(endpoint);
-            let (mut live, reused) = match load.0.checkout(limits, fresh).await? {
-                Turn::Reuse(live) => (live, true),
-                Turn::Connect(slot) => match connect(&load.0, slot, to.connect_timeout).await {
-                    Ok(live) => {
-                        load.0.health.reached();
-                        (live, false)
+            let (mut link, reused) = match self.link(&load.0, limits, want, steps).await {
+                Ok(linked) => linked,
+                Err(error) => {
+                    tried.push(at);
+                    if error.is_connect() && tried.len() < to.servers.len().min(SERVERS_TRIED) {
+                        continue;
                     }
-                    Err(error) => {
-                        load.0.health.failed();
-                        tried.push(at);
-                        if error.is_connect() && tried.len() < to.servers.len().min(SERVERS_TRIED) {
-                            continue;
-                        }
-                        return Err(error);
-                    }
-                },
+                    return Err(error);
+                }
             };
-            let second = if reused && !fresh { spare(&request) } else { None };
-            match exchange(&mut live, request, upload.as_ref(), patience).await {
+            match &link {
+                Link::Alone(_) => framing::reframe(&mut request),
+                Link::Joint(_) => framing::reframe_http2(&mut request, load.0.origin.scheme())
+                    .ok_or(SendError::Unsendable("its Host is no authority"))?,
+            }
+            let second = if reused && !want.fresh { spare(&request) } else { None };
+            match exchange(&mut link, request, upload.as_ref(), patience).await {
                 Ok(response) => {
+                    if let Link::Joint(stream) = &link {
+                        stream.joint.answered();
+                    }
                     let lifetime = lifetime(&response, self.keep_idle);
-                    let lease = Lease { live, load, lifetime, max_idle: to.max_idle, settle: to.idle_timeout };
-                    return Ok(Answered { response, lease, upload });
+                    let lease = Lease { link, load, lifetime, max_idle: to.max_idle, settle: idle };
+                    return Ok(Answered { response, lease, due: None, upload });
                 }
-                // The backend let go of an idle connection just as we took it: not its last word.
-                Err(Lost { error, unsent }) if reused && !fresh => {
-                    let second = if error.is_closed() { unsent.or(second) } else { None };
-                    let Some(second) = second else { return Err(error) };
-                    request = second;
-                    fresh = true;
+                Err(Lost { error, unsent }) => {
+                    if let Link::Joint(stream) = &link
+                        && !matches!(error, SendError::Reset(_) | SendError::RequestBody { .. })
+                    {
+                        // Whether it is dead or only slow, nobody else should find out on it.
+                        stream.joint.retire();
+                    }
+                    // The backend let go of an idle connection just as we took it: not its last word.
+                    let harmless = |request: &Request<Body>| error.is_refused() || is_repeatable(request.method());
+                    let second = unsent.or_else(|| second.filter(harmless));
+                    match second.filter(|_| error.is_closed() || error.is_refused()) {
+                        Some(second) if reused && !want.fresh => request = second,
+                        _ => return Err(error),
+                    }
+                    want.fresh = true;
                 }
-                Err(Lost { error, .. }) => return Err(error),
+            }
+        }
+    }
+
+    /// A connection to a server that has room for a request, and whether it was there before.
+    async fn link(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        limits: Limits,
+        want: Want,
+        steps: Steps,
+    ) -> Result<(Link, bool), SendError> {
+        let (slot, opening) = match endpoint.checkout(limits, want).await? {
+            Turn::Reuse(live) => return Ok((Link::Alone(live), true)),
+            Turn::Join(stream) => return Ok((Link::Joint(stream), true)),
+            Turn::Connect(slot, opening) => (slot, opening),
+        };
+        // Boxed: handshakes are large and rare, and every request's future would hold room for one.
+        match Box::pin(connect(endpoint, slot, want.alone, steps)).await {
+            Ok(made) => {
+                endpoint.health.reached();
+                Ok(match made {
+                    Made::Alone(live) => {
+                        if !want.alone {
+                            endpoint.chose_http1();
+                        }
+                        (Link::Alone(live), false)
+                    }
+                    Made::Joint(joint) => (Link::Joint(endpoint.welcome(joint)), false),
+                })
+            }
+            Err(error) => {
+                endpoint.health.failed();
+                if let Some(opening) = opening {
+                    opening.failed();
+                }
+                Err(error)
             }
         }
     }
@@ -175,35 +224,41 @@ impl Pools {
     /// A server that was not tried yet, one that can be reached before one that could not.
     fn choose(&self, to: &Settings, tried: &[usize]) -> Result<(usize, Arc<Endpoint>), SendError> {
         if let [only] = to.servers.as_slice() {
-            return Ok((0, self.endpoint(only)?));
+            return Ok((0, self.endpoint(to, only)?));
         }
         let mut candidates: SmallVec<[(usize, Arc<Endpoint>); 8]> = SmallVec::new();
         for (at, server) in to.servers.iter().enumerate().filter(|(at, _)| !tried.contains(at)) {
-            candidates.push((at, self.endpoint(server)?));
+            candidates.push((at, self.endpoint(to, server)?));
         }
         if candidates.iter().any(|(_, endpoint)| !endpoint.health.is_ejected()) {
             candidates.retain(|(_, endpoint)| !endpoint.health.is_ejected());
         }
-        let chosen = lighter(&self.dice, &candidates, |(_, endpoint)| endpoint.in_flight.load(Ordering::Relaxed));
+        let chosen = lighter(
+            &self.dice,
+            &candidates,
+            |(at, _)| to.servers[*at].weight,
+            |(_, endpoint)| endpoint.in_flight.load(Ordering::Relaxed),
+        );
         chosen.map(|chosen| candidates.swap_remove(chosen)).ok_or_else(|| SendError::Connect {
             server: to.name.clone(),
             source: io::Error::other("the upstream has no servers"),
         })
     }
 
-    fn endpoint(&self, server: &Uri) -> Result<Arc<Endpoint>, SendError> {
-        if let Some(known) = self.endpoints.get(server) {
+    fn endpoint(&self, to: &Settings, server: &Server) -> Result<Arc<Endpoint>, SendError> {
+        if let Some(known) = self.endpoints.get(&server.key) {
             return Ok(Arc::clone(&known));
         }
-        let origin = Origin::new(server, self.tls.as_ref())?;
-        let endpoint = self.endpoints.entry(server.clone());
-        Ok(Arc::clone(&endpoint.or_insert_with(|| Endpoint::new(origin, self.tasks.clone()))))
+        let origin = Origin::new(&server.address, to.protocol, to.trust.as_ref(), self.tls.as_ref())?;
+        let endpoint = self.endpoints.entry(Arc::clone(&server.key));
+        let new = || Endpoint::new(origin, to.max_streams, self.keep_idle, self.tasks.clone());
+        Ok(Arc::clone(&endpoint.or_insert_with(new)))
     }
 
     /// Forgets servers that no configuration names any more; what is under way on them ends by itself.
     pub fn retain(&self, named: &[&Settings]) {
-        self.endpoints.retain(|server, endpoint| {
-            let kept = named.iter().any(|settings| settings.servers.contains(server));
+        self.endpoints.retain(|key, endpoint| {
+            let kept = named.iter().any(|settings| settings.servers.iter().any(|server| server.key == *key));
             if !kept {
                 endpoint.close();
             }
@@ -224,13 +279,9 @@ impl Pools {
     }
 }
 
-fn into_answer(
-    to: &Settings,
-    response: Response<Incoming>,
-    lease: Lease,
-    upload: Option<Arc<Upload>>,
-) -> Result<Response<Body>, SendError> {
+fn into_answer(answered: Answered) -> Result<Response<Body>, SendError> {
+    let Answered { response, lease, due, upload } = answered;
     let (mut parts, incoming) = response.into_parts();
     hygiene::clean_response(&mut parts).map_err(SendError::Unacceptable)?;
-    Ok(Response::from_parts(parts, Body::upstream(incoming, lease, to.idle_timeout, upload)))
+    Ok(Response::from_parts(parts, Body::upstream(incoming, lease, due, upload)))
 }

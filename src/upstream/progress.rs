@@ -5,12 +5,15 @@
 //! take the body from a client that does not send it.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::task::AtomicWaker;
 use tokio::time::{Instant, Sleep};
+
+use crate::model::problem::Problem;
 
 /// Time without a byte.
 pub struct Stall {
@@ -80,6 +83,10 @@ impl Mark {
 pub(super) struct Upload {
     mark: Mark,
     phase: AtomicU8,
+    failed: OnceLock<Problem>,
+    /// Nobody waits for the answer any more.
+    abandoned: AtomicBool,
+    body: AtomicWaker,
 }
 
 /// What an upload waits for.
@@ -107,7 +114,13 @@ pub(super) enum Verdict {
 
 impl Upload {
     pub(super) fn begin() -> Arc<Self> {
-        Arc::new(Self { mark: Mark::new(), phase: AtomicU8::new(Phase::Sending as u8) })
+        Arc::new(Self {
+            mark: Mark::new(),
+            phase: AtomicU8::new(Phase::Sending as u8),
+            failed: OnceLock::new(),
+            abandoned: AtomicBool::new(false),
+            body: AtomicWaker::new(),
+        })
     }
 
     pub(super) fn note(&self, phase: Phase) {
@@ -115,6 +128,28 @@ impl Upload {
             self.mark.touch();
         }
         self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// It ended as the client's fault; the first word counts.
+    pub(super) fn fail(&self, problem: Problem) {
+        let _first = self.failed.set(problem);
+    }
+
+    /// The answer was given up before its end: over HTTP/2 the rest of the request must not go on by itself.
+    pub(super) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+        self.body.wake();
+    }
+
+    /// Whether it was; if not, `cx` is woken when it is.
+    pub(super) fn is_abandoned(&self, cx: &Context<'_>) -> bool {
+        self.body.register(cx.waker());
+        self.abandoned.load(Ordering::Acquire)
+    }
+
+    /// What the client is to be told, where it is to blame.
+    pub(super) fn failure(&self) -> Option<&Problem> {
+        self.failed.get()
     }
 
     /// Whether it is under way and moved within the last `limit`.

@@ -36,7 +36,7 @@ use super::frames::{self, Frames};
 use super::hygiene::{self, tokens, upgrades_to};
 use super::lease::Load;
 use super::progress::Mark;
-use super::{Answered, Pools, Settings, into_answer};
+use super::{Answered, Overrides, Pools, Protocol, Settings, into_answer};
 use crate::model::problem::Problem;
 use crate::observe::metrics::labels::TunnelEnd;
 
@@ -119,16 +119,20 @@ impl Pools {
         &self,
         to: &Settings,
         mut request: Request<Body>,
-        response_timeout: Option<Duration>,
+        overrides: Option<&Overrides>,
     ) -> Result<Opened, SendError> {
+        if to.protocol == Protocol::Http2 {
+            return Err(SendError::NoTunnel);
+        }
         *request.body_mut() = Body::Empty;
         dress(request.headers_mut());
         let accept = request.headers().get(SEC_WEBSOCKET_KEY).map(accept);
         let offered = Offered::of(request.headers());
-        let Answered { mut response, lease, upload } = self.answered(to, request, response_timeout).await?;
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return into_answer(to, response, lease, upload).map(Opened::Answer);
+        let answered = self.answered(to, request, overrides, true).await?;
+        if answered.response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return into_answer(answered).map(Opened::Answer);
         }
+        let Answered { mut response, lease, .. } = answered;
         if !upgrades_to(response.headers(), b"websocket")
             || only(response.headers(), &SEC_WEBSOCKET_ACCEPT) != accept.as_ref()
         {
@@ -141,7 +145,7 @@ impl Pools {
         let (mut parts, _empty) = response.into_parts();
         hygiene::clean_response(&mut parts).map_err(SendError::Unacceptable)?;
         dress(&mut parts.headers);
-        let (load, slot) = lease.into_tunnel();
+        let (load, slot) = lease.into_tunnel().ok_or(SendError::NoTunnel)?;
         let backend = Backend { upgrade, _load: load, _slot: slot };
         Ok(Opened::Tunnel(Response::from_parts(parts, Body::Empty), backend))
     }

@@ -43,4 +43,5 @@ mod threats;
 mod tokens;
 mod transcript;
 mod tunnels;
+mod upstreams;
 mod wire;

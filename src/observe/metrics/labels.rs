@@ -209,8 +209,18 @@ labels! {
         ServerError = "5xx",
         /// No connection.
         Connect = "connect_failed",
+        /// No connection in time.
+        ConnectTimeout = "connect_timeout",
+        /// No TLS, or not in time.
+        Tls = "tls_failed",
         /// Connected, no answer in time.
-        Timeout = "timeout",
+        ResponseTimeout = "response_timeout",
+        /// It stopped taking the request's body.
+        IdleTimeout = "idle_timeout",
+        /// The whole request took too long.
+        Overdue = "timeout",
+        /// It reset the request's stream.
+        Reset = "reset",
         /// The connection broke before the answer.
         Closed = "closed",
         /// What came back is not HTTP.

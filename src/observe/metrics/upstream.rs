@@ -130,14 +130,14 @@ mod tests {
         let upstream = UpstreamMetrics::new(&metrics, "vantage", "app");
         let held = upstream.started();
         upstream.finished(UpstreamOutcome::answered(404), Duration::from_millis(7));
-        upstream.finished(UpstreamOutcome::Timeout, Duration::from_secs(30));
+        upstream.finished(UpstreamOutcome::ResponseTimeout, Duration::from_secs(30));
         let text = metrics.text();
         let series = |outcome: &str, count: u8| {
             format!(
                 "tollgate_upstream_requests_total{{outcome=\"{outcome}\",site=\"vantage\",upstream=\"app\"}} {count}\n"
             )
         };
-        assert!(text.contains(&series("4xx", 1)) && text.contains(&series("timeout", 1)));
+        assert!(text.contains(&series("4xx", 1)) && text.contains(&series("response_timeout", 1)));
         assert!(text.contains(&series("5xx", 0)));
         assert!(text.contains("tollgate_upstream_requests_in_flight{site=\"vantage\",upstream=\"app\"} 1\n"));
         drop(held);

@@ -1,7 +1,7 @@
 //! What backends answer, rightly and wrongly.
 
 use super::*;
-use crate::upstream::SendError;
+use crate::upstream::{Overrides, SendError};
 
 async fn send(to: &Settings, request: Request<Body>) -> Result<Response<Body>, SendError> {
     within(Pools::new(None).send(to, request, None)).await
@@ -142,7 +142,8 @@ async fn a_backend_that_hangs_or_drips_its_head_is_given_up_in_time() {
     assert_eq!(text(send(&slow.settings(), get("/")).await.unwrap()).await.unwrap(), "ok");
     // A route's own patience goes before the upstream's.
     let to = slow.settings();
-    let hasty = within(Pools::new(None).send(&to, get("/"), Some(Duration::from_millis(20)))).await;
+    let hurry = Overrides { response: Some(Duration::from_millis(20)), ..Overrides::default() };
+    let hasty = within(Pools::new(None).send(&to, get("/"), Some(&hurry))).await;
     assert!(matches!(hasty, Err(SendError::ResponseTimeout)));
 }
 
@@ -219,7 +220,7 @@ async fn what_cannot_be_reached_says_so() {
     assert!(matches!(&error, SendError::Connect { server, .. } if *server == format!("http://{gone}")), "{error:?}");
     assert_eq!(error.problem(), Problem::BadGateway);
     for bad in ["ftp://127.0.0.1", "https://127.0.0.1", "/nowhere"] {
-        let to = Settings { servers: vec![bad.parse().unwrap()], ..settings(&[gone]) };
+        let to = Settings { servers: vec![Server::new(Address::Url(bad.parse().unwrap()))], ..settings(&[gone]) };
         assert!(matches!(send(&to, get("/")).await, Err(SendError::Connect { .. })), "{bad}");
     }
     assert!(matches!(send(&settings(&[]), get("/")).await, Err(SendError::Connect { .. })));

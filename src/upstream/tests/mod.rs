@@ -1,6 +1,7 @@
 //! The pools against real sockets: honest servers, and peers that do everything wrong.
 
 mod answers;
+mod http2;
 mod pool;
 mod tls;
 mod tunnels;
@@ -14,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
-use http::{Request, Response, Uri};
+use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -26,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::{Body, BodyError};
 use super::hygiene::{Came, Reserved, forward};
-use super::{Pools, Settings, framing, tunnel};
+use super::{Address, Pools, Server, Settings, framing, tunnel};
 use crate::model::problem::Problem;
 use crate::observe::metrics::labels::TunnelEnd;
 use crate::rules::path::canonical;
@@ -143,15 +144,15 @@ impl Drop for Peer {
 }
 
 fn settings(servers: &[SocketAddr]) -> Settings {
+    let url = |address: &SocketAddr| Address::Url(format!("http://{address}").parse().unwrap());
     Settings {
-        name: "app".into(),
-        servers: servers.iter().map(|address| format!("http://{address}").parse::<Uri>().unwrap()).collect(),
         connect_timeout: Duration::from_secs(5),
         response_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(5),
         tunnel_idle_timeout: Duration::from_secs(5),
         max_idle: 16,
         max_connections: 64,
+        ..Settings::new("app", servers.iter().map(|address| Server::new(url(address))).collect())
     }
 }
 
@@ -262,7 +263,9 @@ async fn pass(
     let came = Came { from: HeaderValue::from_static("203.0.113.9"), scheme: HeaderValue::from_static("http"), host };
     forward(&mut parts.headers, &came);
     parts.headers.insert(user, HeaderValue::from_static("user_1"));
-    let body = Body::client(incoming, allowed.bytes, allowed.idle)?;
+    let reserved = Arc::new(Reserved::new([&HeaderName::from_static("x-user-id")]));
+    let mut body = Body::client(incoming, allowed.bytes, allowed.idle)?;
+    body.admit_trailers(&reserved);
     let request = Request::from_parts(parts, body);
     if !websocket {
         return pools.send(to, request, None).await.map_err(|error| error.problem());

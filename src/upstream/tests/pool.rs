@@ -220,14 +220,14 @@ async fn a_backend_that_says_how_long_it_waits_is_believed() {
 #[tokio::test]
 async fn beyond_the_last_connection_requests_wait_their_turn_but_not_forever() {
     let peer = Peer::always("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nbusy").await;
-    let to = Settings { max_connections: 1, connect_timeout: SHORT, ..peer.settings() };
+    let to = Settings { max_connections: 1, queue_timeout: SHORT, ..peer.settings() };
     let pools = Arc::new(Pools::new(None));
     let held = within(pools.send(&to, get("/"), None)).await.unwrap();
     let error = within(pools.send(&to, get("/"), None)).await.unwrap_err();
     assert!(matches!(error, SendError::Busy { .. }));
     assert_eq!(error.problem(), Problem::Unavailable);
     let waiting = tokio::spawn({
-        let (pools, to) = (Arc::clone(&pools), Settings { connect_timeout: Duration::from_secs(5), ..to.clone() });
+        let (pools, to) = (Arc::clone(&pools), Settings { queue_timeout: Duration::from_secs(5), ..to.clone() });
         async move { ask(&pools, &to, get("/")).await }
     });
     eventually(|| gauges(&pools).waiting == 1).await;
@@ -254,7 +254,7 @@ async fn a_connection_that_ends_makes_room_for_whoever_waits() {
 #[tokio::test]
 async fn the_queue_has_an_end() {
     let peer = Peer::play(|_, mut wire| async move { wire.closed().await }).await;
-    let to = Settings { max_connections: 1, ..peer.settings() };
+    let to = Settings { max_connections: 1, max_queue: 4, ..peer.settings() };
     let pools = Pools::new(None);
     let mut sent: Vec<_> = (0..5).map(|_| Box::pin(pools.send(&to, get("/"), None))).collect();
     for request in &mut sent {
@@ -357,4 +357,56 @@ async fn under_load_every_request_gets_its_own_answer_on_few_connections() {
     }
     within(pools.close()).await;
     assert_eq!((gauges(&pools).open, gauges(&pools).in_flight), (0, 0));
+}
+
+#[tokio::test]
+async fn a_server_can_be_a_socket_of_this_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.sock");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let task = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut scratch = [0; 4096];
+            while stream.read(&mut scratch).await.is_ok_and(|read| read > 0) {
+                stream.write_all(OK.as_bytes()).await.unwrap();
+            }
+        }
+    });
+    let to = |path: &std::path::Path| Settings::new("app", vec![Server::new(Address::Unix(path.to_owned()))]);
+    let pools = Pools::new(None);
+    for _ in 0..3 {
+        assert_eq!(ask(&pools, &to(&path), get("/")).await, "ok");
+    }
+    assert_eq!((gauges(&pools).server, gauges(&pools).open), (format!("unix:{}", path.display()), 1));
+    let gone = within(pools.send(&to(&folder.path().join("none.sock")), get("/"), None)).await;
+    assert!(matches!(gone, Err(SendError::Connect { .. })));
+    task.abort();
+}
+
+#[tokio::test]
+async fn a_request_that_takes_too_long_as_a_whole_ends_wherever_it_is() {
+    let silent = Peer::play(|_, mut wire| async move { wire.closed().await }).await;
+    let to = Settings { timeout: Some(SHORT), ..silent.settings() };
+    let error = within(Pools::new(None).send(&to, get("/"), None)).await.unwrap_err();
+    assert!(matches!(error, SendError::Overdue));
+    assert_eq!(error.problem(), Problem::GatewayTimeout);
+    let drips = Peer::play(|_, mut wire| async move {
+        wire.head().await;
+        wire.say("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n").await;
+        for _ in 0..1000 {
+            wire.say("x").await;
+            tokio::time::sleep(SHORT / 10).await;
+        }
+    })
+    .await;
+    let to = Settings { timeout: Some(SHORT), ..drips.settings() };
+    let pools = Pools::new(None);
+    let answer = within(pools.send(&to, get("/"), None)).await.unwrap();
+    assert!(matches!(text(answer).await, Err(BodyError::Overdue)));
+    eventually(|| gauges(&pools).open == 0).await;
+    let patient = crate::upstream::Overrides { whole: Some(Duration::from_secs(20)), ..Default::default() };
+    let peer = Peer::always(OK).await;
+    let to = Settings { timeout: Some(SHORT / 100), ..peer.settings() };
+    let answer = within(Pools::new(None).send(&to, get("/"), Some(&patient))).await.unwrap();
+    assert_eq!(text(answer).await.unwrap(), "ok", "a route's own time stands in for its upstream's");
 }

@@ -58,7 +58,7 @@ fn pools(trusted: &Authority) -> Pools {
 
 fn https(peer: &Peer, host: &str) -> Settings {
     let server = format!("https://{host}:{}", peer.address.port()).parse().unwrap();
-    Settings { servers: vec![server], ..peer.settings() }
+    Settings { servers: vec![Server::new(Address::Url(server))], ..peer.settings() }
 }
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -82,19 +82,19 @@ async fn a_backend_that_does_not_is_not() {
     let (known, stranger) = (authority("localhost"), authority("localhost"));
     let peer = backend(&stranger, OK, true).await;
     let error = within(pools(&known).send(&https(&peer, "localhost"), get("/"), None)).await.unwrap_err();
-    assert!(matches!(error, SendError::Connect { .. }), "{error:?}");
+    assert!(matches!(error, SendError::Tls { .. }), "{error:?}");
     let error = within(pools(&stranger).send(&https(&peer, "127.0.0.1"), get("/"), None)).await.unwrap_err();
-    assert!(matches!(error, SendError::Connect { .. }), "{error:?}");
+    assert!(matches!(error, SendError::Tls { .. }), "{error:?}");
     assert_eq!(ask(&pools(&stranger), &https(&peer, "localhost"), get("/")).await, "ok");
 }
 
 #[tokio::test]
 async fn a_backend_that_takes_the_connection_and_says_nothing_is_given_up_in_time() {
     let peer = Peer::play(|_, mut wire| async move { wire.closed().await }).await;
-    let to = Settings { connect_timeout: SHORT, ..https(&peer, "localhost") };
+    let to = Settings { tls_timeout: SHORT, ..https(&peer, "localhost") };
     let pools = pools(&authority("localhost"));
     let error = within(pools.send(&to, get("/"), None)).await.unwrap_err();
-    assert!(matches!(error, SendError::ConnectTimeout { .. }), "{error:?}");
+    assert!(matches!(error, SendError::TlsTimeout { .. }), "{error:?}");
     assert_eq!((error.problem(), pools.gauges()[0].open), (Problem::GatewayTimeout, 0));
 }
 
@@ -107,4 +107,57 @@ async fn an_answer_that_ends_with_the_connection_needs_a_goodbye() {
         let response = within(pools.send(&https(&peer, "localhost"), get("/"), None)).await.unwrap();
         assert_eq!(text(response).await.is_ok_and(|text| text == "hello"), whole, "cut off by whoever is on the wire");
     }
+}
+
+/// Files of one certificate that vouches for itself.
+fn files(folder: &std::path::Path, name: &str) -> (std::path::PathBuf, std::path::PathBuf, CertificateDer<'static>) {
+    let signed = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    let (certificate, key) = (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key")));
+    std::fs::write(&certificate, signed.cert.pem()).unwrap();
+    std::fs::write(&key, signed.signing_key.serialize_pem()).unwrap();
+    (certificate, key, signed.cert.der().clone())
+}
+
+#[tokio::test]
+async fn an_upstream_has_its_own_authorities_name_and_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let (authorities, key, server) = files(folder.path(), "app.internal");
+    let (own, own_key, client) = files(folder.path(), "gateway");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(client).unwrap();
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider));
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(vec![server.clone()], rustls::pki_types::pem::PemObject::from_pem_file(&key).unwrap())
+        .unwrap();
+    let strict = Authority { certificate: server, acceptor: TlsAcceptor::from(Arc::new(config)) };
+    let peer = backend(&strict, OK, true).await;
+    let whole = tls::Files {
+        authorities: Some(authorities.clone()),
+        identity: Some((own, own_key)),
+        name: Some("app.internal".try_into().unwrap()),
+        only_v13: true,
+    };
+    let with = |files: tls::Files| Settings { tls: Some(files), ..https(&peer, "127.0.0.1") }.prepare();
+    let pools = Pools::new(None);
+    assert_eq!(ask(&pools, &with(whole.clone()).unwrap(), get("/")).await, "ok");
+    for wrong in [
+        tls::Files { identity: None, ..whole.clone() },
+        tls::Files { name: None, ..whole.clone() },
+        tls::Files { authorities: whole.identity.clone().map(|(own, _)| own), ..whole.clone() },
+    ] {
+        let answered = within(pools.send(&with(wrong).unwrap(), get("/"), None)).await;
+        assert_eq!(answered.map(|_| ()).unwrap_err().problem(), Problem::BadGateway);
+    }
+    // A pool is kept while the files say the same, and left when they say something else.
+    let (before, again) = (with(whole.clone()).unwrap(), with(whole.clone()).unwrap());
+    assert_eq!(before.servers, again.servers);
+    std::fs::copy(folder.path().join("gateway.pem"), &authorities).unwrap();
+    assert_ne!(before.servers, with(whole.clone()).unwrap().servers);
+    std::fs::remove_file(&authorities).unwrap();
+    let missing = with(whole).unwrap_err().to_string();
+    assert!(missing.contains("app.internal.pem` cannot be read"), "{missing}");
 }

@@ -166,7 +166,7 @@ async fn when_the_backend_ends_the_client_is_told() {
 #[tokio::test]
 async fn a_tunnel_counts_among_the_connections() {
     let peer = echo("").await;
-    let to = Settings { max_connections: 1, connect_timeout: SHORT, ..peer.settings() };
+    let to = Settings { max_connections: 1, queue_timeout: SHORT, ..peer.settings() };
     let front = Front::open(to, PLENTY).await;
     let first = open(&front).await;
     let mut second = front.connect().await;
