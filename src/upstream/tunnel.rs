@@ -44,8 +44,9 @@ use crate::observe::metrics::labels::TunnelEnd;
 const FAREWELL: Duration = Duration::from_secs(10);
 /// How long a switch may take to come about once it was answered.
 const SWITCHING: Duration = Duration::from_secs(10);
-/// How long a frame that is under way may take to its end when we end the tunnel.
-const PARTING: Duration = Duration::from_millis(250);
+/// How long a frame that is under way may take to its end when we end the tunnel: with the half second in which a
+/// revocation is noticed (`edge::standing`) less than the second in which it counts.
+const PARTING: Duration = Duration::from_millis(400);
 /// How long a side may take to answer our close, while what it sends is thrown away.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// Bytes held per direction.
