@@ -327,6 +327,7 @@ impl Running {
         manager::ready().await;
         let delay = match self.tend(&mut signals, &Arc::new(read), footprint).await {
             Leaving::Told => {
+                self.gateway.start_draining();
                 manager::stopping().await;
                 self.reloader.boot.drain.delay
             }
@@ -390,13 +391,15 @@ impl Running {
                 }
             }
             manager::reloading().await;
-            watcher = Watcher::new(self.reload(read).await, every);
+            if let Some(footprint) = self.reload(read).await {
+                watcher = Watcher::new(footprint, every);
+            }
             manager::ready().await;
         }
     }
 
-    /// Reads the configuration again, off the workers; what it was read from.
-    async fn reload<F>(&self, read: &Arc<F>) -> Footprint
+    /// Reads the configuration again, off the workers; what it was read from, unless that broke off.
+    async fn reload<F>(&self, read: &Arc<F>) -> Option<Footprint>
     where
         F: Fn(u64) -> Read + Send + Sync + 'static,
     {
@@ -407,10 +410,8 @@ impl Running {
             reloader.take(outcome);
             footprint
         };
-        tokio::task::spawn_blocking(reading).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "reading the configuration again failed; the one before stays");
-            Footprint::default()
-        })
+        let footprint = tokio::task::spawn_blocking(reading).await;
+        footprint.inspect_err(|error| tracing::error!(%error, "reading the configuration again broke off")).ok()
     }
 
     /// Puts a configuration in force that was read again, or keeps the one there is and says why.
@@ -421,6 +422,7 @@ impl Running {
     /// Says no to readiness, goes on for the drain delay, stops accepting, lets requests under way finish (up to the
     /// drain timeout), writes down what is only in memory, and closes the store.
     pub async fn drain(self) {
+        self.gateway.start_draining();
         let delay = self.reloader.boot.drain.delay;
         self.drain_after(delay).await;
     }
@@ -428,7 +430,6 @@ impl Running {
     async fn drain_after(mut self, delay: Duration) {
         let drain = self.reloader.boot.drain;
         tracing::info!("draining");
-        self.gateway.start_draining();
         tokio::time::sleep(delay).await;
         // Before accepting ends: a socket that is open somewhere goes on taking connections in, for nobody.
         self.sockets.clear();

@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,6 +31,8 @@ use crate::observe::metrics::labels::Listener;
 const BODY: usize = 64 * 1024;
 /// How long a request's head or body may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a connection may go on when the listener ends: here, or because another process has it now.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 type Answer = Response<Full<Bytes>>;
 
@@ -49,7 +52,10 @@ pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, stop: Cancellat
         let held = gateway.metrics.connections.opened(Listener::Admin);
         let (gateway, stop) = (Arc::clone(&gateway), stop.clone());
         connections.spawn(async move {
+            let asked = Arc::new(AtomicBool::new(false));
+            let noted = Arc::clone(&asked);
             let service = service_fn(move |request| {
+                noted.store(true, Ordering::Relaxed);
                 let gateway = Arc::clone(&gateway);
                 async move { Ok::<_, Infallible>(answer(&gateway, peer.ip(), request).await) }
             });
@@ -57,9 +63,20 @@ pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, stop: Cancellat
                 .timer(TokioTimer::new())
                 .header_read_timeout(PATIENCE)
                 .serve_connection(TokioIo::new(socket), service);
+            tokio::pin!(serving);
             tokio::select! {
-                _ = serving => {}
-                () = stop.cancelled() => {}
+                _ = serving.as_mut() => {}
+                () = stop.cancelled() => {
+                    // Whoever has just come is answered, and what is being answered is.
+                    let mut ended = false;
+                    if !asked.load(Ordering::Relaxed) {
+                        ended = tokio::time::timeout(FAREWELL, serving.as_mut()).await.is_ok();
+                    }
+                    if !ended {
+                        serving.as_mut().graceful_shutdown();
+                        let _ = tokio::time::timeout(FAREWELL, serving).await;
+                    }
+                }
             }
             drop(held);
         });
