@@ -39,6 +39,7 @@ mod smtp;
 mod smuggling;
 mod soak;
 mod sockets;
+mod storm;
 mod threats;
 mod tokens;
 mod transcript;
