@@ -130,7 +130,12 @@ where
         }
     } else {
         let mut builder = hyper::server::conn::http1::Builder::new();
-        builder.timer(TokioTimer::new()).max_buf_size(bounds.max_header_size.max(8192)).max_headers(bounds.max_headers);
+        builder
+            .timer(TokioTimer::new())
+            // One flat write measured cheaper than gathering head and body.
+            .writev(false)
+            .max_buf_size(bounds.max_header_size.max(8192))
+            .max_headers(bounds.max_headers);
         let serving = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
         tokio::pin!(serving);
         tokio::select! {
