@@ -182,6 +182,7 @@ fn listen(
         }
         let tls = scheme == Listener::Https;
         let door = Door {
+            proxied: boot.proxies_only(scheme, fixed, bound),
             tls: if tls { acceptor.cloned() } else { None },
             places: Arc::clone(&places),
             addresses: Arc::clone(&addresses),

@@ -15,6 +15,7 @@ use super::raw::{
 use super::values::{RawSecret, Told, address, count, duration, secs, size};
 use crate::contract::source::Report;
 use crate::model::secret::Secret;
+use crate::observe::metrics::labels::Listener;
 use crate::observe::{LogFormat, LogSettings, log};
 use crate::rules::secret::LEAST_BYTES;
 use crate::{credential, limit, mail, store, tls};
@@ -26,6 +27,8 @@ pub struct Boot {
     pub https: Vec<SocketAddr>,
     /// Where plain HTTP is spoken, if asked for.
     pub http: Vec<SocketAddr>,
+    /// Those of them where every connection begins with a PROXY header.
+    pub proxied: Vec<SocketAddr>,
     /// Where the operator is served.
     pub admin: Option<AdminSettings>,
     /// The certificates; there whenever `https` is.
@@ -96,9 +99,22 @@ pub struct Connections {
 }
 
 impl Boot {
+    /// Whether a listener bound to `bound` is for proxies that speak the PROXY protocol only. A `fixed` one stands in
+    /// place of the configured addresses: it is where all of those are.
+    pub fn proxies_only(&self, scheme: Listener, fixed: bool, bound: SocketAddr) -> bool {
+        let configured = if scheme == Listener::Https { &self.https } else { &self.http };
+        if fixed {
+            return !configured.is_empty() && configured.iter().all(|at| self.proxied.contains(at));
+        }
+        // Port 0 left the choice to the system, and it has chosen.
+        let is_there = |at: &&SocketAddr| at.ip() == bound.ip() && [0, bound.port()].contains(&at.port());
+        configured.iter().filter(is_there).any(|at| self.proxied.contains(at))
+    }
+
     /// What differs in `next` and cannot be applied by a reload, by section.
     pub fn differences(&self, next: &Self) -> Vec<&'static str> {
         let admin = |it: &Self| it.admin.as_ref().map(|admin| admin.addr);
+        let listen = |it: &Self| (it.https.clone(), it.http.clone(), it.proxied.clone(), admin(it));
         let log = |it: &LogSettings| (it.format, it.audit_file.clone());
         let database = |it: &store::Settings| (it.url.clone(), it.max_connections, it.acquire_timeout);
         let redis = |it: &limit::Settings| match &it.backend {
@@ -111,7 +127,7 @@ impl Boot {
             (it.tokens, it.facts, it.max_stale, it.password_workers, it.password_queue)
         };
         [
-            ("[listen]", (&self.https, &self.http, admin(self)) != (&next.https, &next.http, admin(next))),
+            ("[listen]", listen(self) != listen(next)),
             ("[store]", database(&self.store) != database(&next.store)),
             ("[limits]", redis(&self.limit) != redis(&next.limit)),
             ("[cache] or [passwords]", cache(&self.cache) != cache(&next.cache)),
@@ -144,6 +160,28 @@ pub(super) fn listeners(raw: &RawListen, report: &mut Report<'_>) -> (Vec<Socket
         addresses
     };
     (listen(&raw.https), listen(&raw.http))
+}
+
+/// Which of the listeners are for proxies that speak the PROXY protocol; `trusted`: whether any proxy is trusted.
+pub(super) fn proxied(
+    raw: &RawListen,
+    (https, http): (&[SocketAddr], &[SocketAddr]),
+    trusted: bool,
+    report: &mut Report<'_>,
+) -> Vec<SocketAddr> {
+    let mut proxied = Vec::new();
+    for text in each(&raw.proxy_protocol) {
+        let Some(addr) = address(&text, report) else { continue };
+        if !https.contains(&addr) && !http.contains(&addr) {
+            let remedy = "write the address as it stands in https or http";
+            report.tell(&text.span(), format!("no client listener is at `{addr}`"), remedy);
+        } else if !trusted {
+            let message = format!("only trusted proxies may come in at `{addr}`, and there is none");
+            report.tell(&text.span(), message, "add [network] with trusted_proxies = [\"10.0.0.0/8\"]");
+        }
+        proxied.push(addr);
+    }
+    proxied
 }
 
 /// What the operator API asks for.

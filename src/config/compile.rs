@@ -20,6 +20,7 @@ use super::snapshot::{Hosts, Site, Snapshot};
 use crate::contract::source::{Located, Report, Source, locate};
 use crate::mail::{Settings, Transport};
 use crate::model::secret::Secret;
+use crate::rules::network::ProxyHeader;
 
 /// One file, read.
 #[derive(Debug)]
@@ -45,7 +46,7 @@ pub(super) fn compile(pages: &[Page], given: &Given) -> Result<Compiled, Vec<Loc
     let (sites, hosts) = sites(pages, given, &mail, &mut reports, &mut of_contracts);
     let names: Vec<String> =
         sites.iter().flat_map(|(names, _)| &names.hosts).map(|host| host.get_ref().clone()).collect();
-    let (boot, trusted_proxies) = process(pages, &names, given, mail, &mut reports);
+    let (boot, trusted_proxies, proxy_header) = process(pages, &names, given, mail, &mut reports);
     let mut errors: Vec<Located> = reports
         .into_iter()
         .flat_map(|mut report| {
@@ -59,7 +60,11 @@ pub(super) fn compile(pages: &[Page], given: &Given) -> Result<Compiled, Vec<Loc
     }
     let sites: Vec<_> = sites.into_iter().filter_map(|(_, site)| Some(Arc::new(site?))).collect();
     let warnings = warnings(pages, &boot, &sites);
-    Ok(Compiled { boot, snapshot: Snapshot { generation: given.generation, sites, hosts, trusted_proxies }, warnings })
+    Ok(Compiled {
+        boot,
+        snapshot: Snapshot { generation: given.generation, sites, hosts, trusted_proxies, proxy_header },
+        warnings,
+    })
 }
 
 type Sites = Vec<(Names, Option<Site>)>;
@@ -155,20 +160,20 @@ fn process(
     given: &Given,
     mail: Settings,
     reports: &mut [Report<'_>],
-) -> (Boot, Vec<IpNet>) {
-    let (at, listen) = section(pages, "listen", |raw| raw.listen.as_ref(), reports);
+) -> (Boot, Vec<IpNet>, ProxyHeader) {
+    let (of_listen, listen) = section(pages, "listen", |raw| raw.listen.as_ref(), reports);
     let empty = RawListen::default();
     let raw = listen.map_or(&empty, Spanned::get_ref);
-    let (https, http) = boot::listeners(raw, &mut reports[at]);
+    let (https, http) = boot::listeners(raw, &mut reports[of_listen]);
     if each(&raw.https).is_empty() && each(&raw.http).is_empty() {
         let remedy = "add [listen] with https = \"0.0.0.0:8443\"";
         let span = listen.map_or(0..0, Spanned::span);
-        let report = &mut reports[at];
+        let report = &mut reports[of_listen];
         report.errors.push(report.source.error_at(&span, "listen", "there is no listener for clients", remedy));
     }
     let (of_admin, admin) = section(pages, "admin", |raw| raw.admin.as_ref(), reports);
     let token = boot::token(admin.map_or(&RawAdmin::default(), Spanned::get_ref), given, &mut reports[of_admin]);
-    let admin = boot::admin(&raw.admin, token, &mut reports[at]);
+    let admin = boot::admin(&raw.admin, token, &mut reports[of_listen]);
 
     let (of_tls, tls) = section(pages, "tls", |raw| raw.tls.as_ref(), reports);
     let tls = match (tls, &raw.https) {
@@ -176,7 +181,7 @@ fn process(
         // To be tried at once; `warnings` says what it is worth.
         (None, Some(https)) => {
             let development = RawTls { development: Some(Spanned::new(https.span(), true)), ..RawTls::default() };
-            boot::tls(&Spanned::new(https.span(), development), hosts, given, &mut reports[at])
+            boot::tls(&Spanned::new(https.span(), development), hosts, given, &mut reports[of_listen])
         }
         (None, None) => None,
     };
@@ -198,7 +203,13 @@ fn process(
     let watch_every = boot::reload(raw.map_or(&RawReload::default(), Spanned::get_ref), &mut reports[at]);
     let (at, raw) = section(pages, "network", |raw| raw.network.as_ref(), reports);
     let trusted = raw.map_or_else(Vec::new, |raw| networks(&raw.get_ref().trusted_proxies, &mut reports[at]));
-    (Boot { https, http, admin, tls, store, limit, cache, log, mail, connections, drain, watch_every }, trusted)
+    let some = raw.is_some_and(|raw| !each(&raw.get_ref().trusted_proxies).is_empty());
+    let proxied =
+        boot::proxied(listen.map_or(&empty, Spanned::get_ref), (&https, &http), some, &mut reports[of_listen]);
+    let header = raw.and_then(|raw| raw.get_ref().proxy_header).unwrap_or_default();
+    let boot =
+        Boot { https, http, proxied, admin, tls, store, limit, cache, log, mail, connections, drain, watch_every };
+    (boot, trusted, header)
 }
 
 /// The one file that has the section, and the section; the first file where none has it.

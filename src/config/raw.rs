@@ -16,6 +16,7 @@ use crate::limit::OnFailure;
 use crate::mail::Tls;
 use crate::model::secret::Secret;
 use crate::observe::LogFormat;
+use crate::rules::network::ProxyHeader;
 use crate::upstream::hygiene::OddNames;
 
 /// Text with its place.
@@ -52,6 +53,7 @@ pub(super) struct RawFile {
 pub(super) struct RawListen {
     pub https: Texts,
     pub http: Texts,
+    pub proxy_protocol: Texts,
     pub admin: Text,
 }
 
@@ -135,6 +137,7 @@ pub(super) struct RawConnections {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawNetwork {
     pub trusted_proxies: Texts,
+    pub proxy_header: Option<ProxyHeader>,
 }
 
 #[derive(Debug, Default, Deserialize)]

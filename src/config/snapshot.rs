@@ -13,6 +13,7 @@ use crate::contract::pattern::Pattern;
 use crate::contract::{Contract, Guard, Requirement};
 use crate::mail::Brand;
 use crate::model::window::Window;
+use crate::rules::network::ProxyHeader;
 use crate::rules::rewrite::Rewrite;
 use crate::rules::split::Split;
 use crate::upstream::changes::Changes;
@@ -28,8 +29,10 @@ pub struct Snapshot {
     pub sites: Vec<Arc<Site>>,
     /// Which site answers for which host.
     pub hosts: Hosts,
-    /// Peers whose `X-Forwarded-For` is believed.
+    /// Peers that are believed when they say who their client is.
     pub trusted_proxies: Vec<IpNet>,
+    /// By which header they do.
+    pub proxy_header: ProxyHeader,
 }
 
 /// Hosts to sites.

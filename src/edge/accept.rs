@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::connection::{self, Connection, Handshake, Place};
 use super::pace::Taken;
+use super::proxied;
 use crate::gateway::Gateway;
 use crate::limit::addresses::{AddressPlace, Addresses};
 use crate::observe::metrics::labels::{self, Listener, TlsVersion, TurnedAway};
@@ -22,6 +23,8 @@ use crate::observe::metrics::labels::{self, Listener, TlsVersion, TurnedAway};
 pub struct Door {
     /// Terminates TLS; `None` on the plain listener.
     pub tls: Option<TlsAcceptor>,
+    /// Whether every connection begins with a PROXY header, and only trusted proxies come.
+    pub proxied: bool,
     /// Connections at once, over all listeners.
     pub places: Arc<Semaphore>,
     /// Connections at once from each address, over all listeners.
@@ -75,19 +78,51 @@ impl Door {
 /// Serves a client, or closes at once on one that has all the connections that it may have: whatever it would be
 /// told costs more than it does.
 fn enter(gateway: &Arc<Gateway>, door: &Door, socket: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
-    // A trusted proxy brings many clients.
-    let exempt = gateway.live().is_trusted(peer.ip());
-    let address = if exempt { Some(AddressPlace::default()) } else { door.addresses.take(peer.ip()) };
-    let Some(address) = address else {
-        return gateway.metrics.connections.turned_away(door.listener(), TurnedAway::PerAddress);
-    };
+    let turn_away = |reason| gateway.metrics.connections.turned_away(door.listener(), reason);
+    if door.proxied && !gateway.live().is_trusted(peer.ip()) {
+        return turn_away(TurnedAway::NoProxy);
+    }
+    let Some(address) = address_place(gateway, door, peer) else { return turn_away(TurnedAway::PerAddress) };
     let held = Place { permit, address, gauge: gateway.metrics.connections.opened(door.listener()) };
     door.connections.spawn(serve(Arc::clone(gateway), socket, peer, door.clone(), held));
 }
 
-async fn serve(gateway: Arc<Gateway>, socket: TcpStream, peer: SocketAddr, door: Door, held: Place) {
+/// One of the places that a client's address may have; a trusted proxy brings many clients, and has what it needs.
+fn address_place(gateway: &Gateway, door: &Door, client: SocketAddr) -> Option<AddressPlace> {
+    let exempt = gateway.live().is_trusted(client.ip());
+    if exempt { Some(AddressPlace::default()) } else { door.addresses.take(client.ip()) }
+}
+
+/// Reads who a proxy brings; `None`: whoever it is, not here.
+async fn introduced(gateway: &Gateway, socket: &mut TcpStream, door: &Door, held: &mut Place) -> Option<SocketAddr> {
+    let header = tokio::time::timeout(gateway.bounds.handshake_timeout, proxied::client(socket));
+    let header = tokio::select! {
+        header = header => header,
+        () = connection::last_chance(&door.drain) => return None,
+    };
+    let turn_away = |reason| gateway.metrics.connections.turned_away(door.listener(), reason);
+    let Ok(Ok(client)) = header else {
+        turn_away(TurnedAway::ProxyHeader);
+        return None;
+    };
+    let Some(client) = client else { return socket.peer_addr().ok() };
+    let place = address_place(gateway, door, client);
+    if place.is_none() {
+        turn_away(TurnedAway::PerAddress);
+    }
+    held.address = place?;
+    Some(client)
+}
+
+async fn serve(gateway: Arc<Gateway>, mut socket: TcpStream, mut peer: SocketAddr, door: Door, mut held: Place) {
     // Answers are written whole; waiting for more to fill a segment only adds latency.
     let _ = socket.set_nodelay(true);
+    if door.proxied {
+        match introduced(&gateway, &mut socket, &door, &mut held).await {
+            Some(client) => peer = client,
+            None => return,
+        }
+    }
     let socket = Taken::new(socket, gateway.bounds.send_timeout);
     match door.tls {
         None => {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 
 use super::authenticate::Accepted;
@@ -38,6 +38,8 @@ pub struct Exchange {
     pub request_id: String,
     /// Who sent it: the peer, or what trusted proxies say of it.
     pub client: IpAddr,
+    /// How it came to the outermost trusted proxy, or here.
+    pub way: Way,
     /// Its method.
     pub method: Method,
     /// Its canonical path; empty until `intake` has found it sound.
@@ -62,6 +64,21 @@ pub struct Exchange {
     pub presented: bool,
     /// Whether it is a gRPC call, which reads refusals elsewhere than other requests.
     pub grpc: bool,
+}
+
+/// What a backend is told of the way a request came, beside the client's address.
+#[derive(Debug, Clone)]
+pub struct Way {
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    /// The host that a trusted proxy was asked for, where it says so.
+    pub host: Option<HeaderValue>,
+}
+
+impl Default for Way {
+    fn default() -> Self {
+        Self { scheme: "http", host: None }
+    }
 }
 
 /// Serves one request. Whatever happens, there is an answer.
@@ -109,6 +126,7 @@ impl Exchange {
             now,
             request_id: gateway.request_id(),
             client: connection.peer.ip().to_canonical(),
+            way: Way::default(),
             method,
             path: String::new(),
             site: None,

@@ -150,16 +150,14 @@ async fn request_headers(
     head: &Parts,
 ) -> Result<HeaderMap, Refusal> {
     let mut headers = head.headers.clone();
-    let connection = &exchange.connection;
-    let trusted = exchange.live.is_trusted(connection.peer.ip());
     let host = head.uri.authority().map_or_else(
         || headers.get(HOST).cloned().ok_or(Problem::MalformedRequest("no Host")),
         |authority| {
             HeaderValue::from_str(authority.as_str()).map_err(|_| Problem::MalformedRequest("the host is not text"))
         },
     )?;
-    let scheme = hygiene::client_scheme(&headers, trusted, connection.tls.is_some());
-    let came = Came { from: text(&exchange.client.to_string())?, scheme: HeaderValue::from_static(scheme), host };
+    let scheme = HeaderValue::from_static(exchange.way.scheme);
+    let came = Came { from: text(&exchange.client.to_string())?, scheme, host, asked: exchange.way.host.clone() };
     hygiene::forward(&mut headers, &came);
     if !route.forward_credential {
         headers.remove(AUTHORIZATION);

@@ -3,23 +3,23 @@
 //! What cannot be decided on safely ends here. After this stage the head holds no header that only the gateway
 //! may set, and `exchange.path` is the one path that everything decides on and that the backend receives.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::HeaderMap;
-use http::header::HOST;
+use http::header::{FORWARDED, HOST};
 use http::request::Parts;
+use http::{HeaderMap, HeaderValue};
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Way};
 use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
-use crate::rules::{network, path};
+use crate::rules::network::ProxyHeader;
+use crate::rules::{forwarded, network, path};
 use crate::upstream::framing;
-use crate::upstream::hygiene::OddNames;
+use crate::upstream::hygiene::{self, OddNames};
 
 /// Takes the request in.
 pub fn take(exchange: &mut Exchange, head: &mut Parts) -> Result<(), Refusal> {
-    exchange.client = client_address(exchange, &head.headers);
+    come(exchange, &head.headers);
     framing::check(head)?;
     let site = exchange.live.site(host(head)?).ok_or(Problem::MisdirectedRequest)?;
     exchange.site = Some(Arc::clone(site));
@@ -39,7 +39,32 @@ fn host(head: &Parts) -> Result<&str, Problem> {
     authority.or(header).ok_or(Problem::MalformedRequest("the Host header is not text"))
 }
 
-fn client_address(exchange: &Exchange, headers: &HeaderMap) -> IpAddr {
-    let forwarded = headers.get_all("x-forwarded-for").iter().map(http::HeaderValue::as_bytes);
-    network::client_address(exchange.connection.peer.ip(), forwarded, &exchange.live.snapshot.trusted_proxies)
+/// Finds who asks, and how: what the peer says of it where the peer is a trusted proxy, else the connection's own.
+fn come(exchange: &mut Exchange, headers: &HeaderMap) {
+    let (snapshot, connection) = (&exchange.live.snapshot, &exchange.connection);
+    let (peer, trusted) = (connection.peer.ip(), &snapshot.trusted_proxies);
+    let own = if connection.tls.is_some() { "https" } else { "http" };
+    if !network::trusts(trusted, peer) {
+        exchange.way = Way { scheme: own, host: None };
+        return;
+    }
+    let (scheme, host) = match snapshot.proxy_header {
+        ProxyHeader::XForwardedFor => {
+            let hops = headers.get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes);
+            exchange.client = network::client_address(peer, hops, trusted);
+            (hygiene::only(headers, "x-forwarded-proto"), hygiene::only(headers, "x-forwarded-host"))
+        }
+        ProxyHeader::Forwarded => {
+            let said = forwarded::said(peer, headers.get_all(FORWARDED).iter().map(HeaderValue::as_bytes), trusted);
+            exchange.client = said.client;
+            (said.proto, said.host)
+        }
+    };
+    let scheme = match scheme {
+        Some(said) if said.eq_ignore_ascii_case(b"https") => "https",
+        Some(said) if said.eq_ignore_ascii_case(b"http") => "http",
+        _ => own,
+    };
+    let host = host.filter(|host| http::uri::Authority::try_from(*host).is_ok());
+    exchange.way = Way { scheme, host: host.and_then(|host| HeaderValue::from_bytes(host).ok()) };
 }

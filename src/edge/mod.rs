@@ -26,6 +26,7 @@ pub mod intake;
 pub mod native;
 pub mod observe;
 pub mod pace;
+pub mod proxied;
 pub mod respond;
 pub mod route;
 pub mod standing;

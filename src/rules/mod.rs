@@ -2,6 +2,7 @@
 
 pub mod authorize;
 pub mod claims;
+pub mod forwarded;
 pub mod identity;
 pub mod network;
 pub mod password;

@@ -40,6 +40,18 @@ pub fn trusts(trusted: &[IpNet], address: IpAddr) -> bool {
     })
 }
 
+/// The header by which trusted proxies tell who their client is. Only one is read: a proxy that writes one passes on
+/// whatever a client has put into the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+pub enum ProxyHeader {
+    /// `X-Forwarded-For`, with `-Proto` and `-Host`.
+    #[default]
+    #[serde(rename = "X-Forwarded-For")]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+}
+
 /// What a client's address is counted by: itself, or for IPv6 its /64, the size of a subnet (RFC 4291 section 2.5.4),
 /// so that hopping through one's own 2^64 addresses gains nothing.
 pub fn neighbourhood(address: IpAddr) -> IpAddr {
@@ -50,7 +62,7 @@ pub fn neighbourhood(address: IpAddr) -> IpAddr {
 }
 
 /// One hop: an address, with a port where the proxy adds one (`192.0.2.1:443`, `[2001:db8::1]:443`).
-fn address(hop: &[u8]) -> Option<IpAddr> {
+pub(super) fn address(hop: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(hop.trim_ascii()).ok()?;
     let bare = || text.parse::<IpAddr>().ok();
     let with_port = || text.parse::<SocketAddr>().ok().map(|socket| socket.ip());

@@ -63,15 +63,10 @@ fn length_bit(name: &HeaderName) -> u64 {
     1 << name.as_str().len().min(63)
 }
 
-/// The scheme the client used: what a trusted proxy says if it says one thing, else this connection's own.
-pub fn client_scheme(headers: &HeaderMap, peer_is_trusted: bool, tls: bool) -> &'static str {
-    let mut said = headers.get_all(X_FORWARDED_PROTO).iter();
-    match (said.next().map(HeaderValue::as_bytes), said.next()) {
-        (Some(b"https"), None) if peer_is_trusted => "https",
-        (Some(b"http"), None) if peer_is_trusted => "http",
-        _ if tls => "https",
-        _ => "http",
-    }
+/// The value of a header that stands once.
+pub fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none()).map(HeaderValue::as_bytes)
 }
 
 /// What the backend is told about the way a request came.
@@ -79,10 +74,12 @@ pub fn client_scheme(headers: &HeaderMap, peer_is_trusted: bool, tls: bool) -> &
 pub struct Came {
     /// The client's address, as [`crate::rules::network::client_address`] found it.
     pub from: HeaderValue,
-    /// `http` or `https`, as [`client_scheme`] found it.
+    /// `http` or `https`.
     pub scheme: HeaderValue,
     /// The host the site was chosen by.
     pub host: HeaderValue,
+    /// The host that a trusted proxy was asked for, where that is another.
+    pub asked: Option<HeaderValue>,
 }
 
 /// Readies a client's headers for a backend: everything that was meant for us alone goes, and everything
@@ -100,7 +97,7 @@ pub fn forward(headers: &mut HeaderMap, came: &Came) {
     }
     join_cookies(headers);
     headers.insert(HOST, came.host.clone());
-    headers.insert(X_FORWARDED_HOST, came.host.clone());
+    headers.insert(X_FORWARDED_HOST, came.asked.as_ref().unwrap_or(&came.host).clone());
     headers.insert(X_FORWARDED_FOR, came.from.clone());
     headers.insert(X_FORWARDED_PROTO, came.scheme.clone());
 }
@@ -285,6 +282,7 @@ mod tests {
             from: HeaderValue::from_static("203.0.113.9"),
             scheme: HeaderValue::from_static("https"),
             host: HeaderValue::from_static("api.example.com"),
+            asked: None,
         }
     }
 
@@ -364,16 +362,6 @@ mod tests {
         forward(&mut honest, &came());
         assert_eq!(lies, honest);
         assert_eq!(honest.len(), 4);
-    }
-
-    #[test]
-    fn only_a_trusted_peer_says_which_scheme_the_client_used() {
-        let said = head(&[("x-forwarded-proto", "https")]);
-        assert_eq!(client_scheme(&said, true, false), "https");
-        assert_eq!(client_scheme(&said, false, false), "http");
-        assert_eq!(client_scheme(&head(&[("x-forwarded-proto", "gopher")]), true, true), "https");
-        let twice = head(&[("x-forwarded-proto", "https"), ("x-forwarded-proto", "https")]);
-        assert_eq!(client_scheme(&twice, true, false), "http");
     }
 
     fn cleaned(lines: &[(&'static str, &'static str)]) -> Result<HeaderMap, &'static str> {

@@ -120,6 +120,7 @@ pub fn head(bytes: &[u8]) {
     let names: Vec<HeaderName> = SITE.0.identity.all().iter().map(|(_, name)| (*name).clone()).collect();
     Reserved::new(&names).strip(&mut parts.headers);
     let came = Came {
+        asked: None,
         from: HeaderValue::from_static("203.0.113.7"),
         scheme: HeaderValue::from_static("https"),
         host: HeaderValue::from_static("api.example.com"),

@@ -36,6 +36,7 @@ pub struct Setup {
     first: String,
     site: String,
     top: String,
+    listen: String,
     routes: String,
     keys: String,
     product: &'static str,
@@ -54,6 +55,7 @@ impl Default for Setup {
             first: String::new(),
             site: String::new(),
             top: String::new(),
+            listen: String::new(),
             routes: "[[site.route]]\nmatch = \"* /api/v1/{*rest}\"\nupstream = \"app\"\n".to_owned(),
             keys: String::new(),
             product: "vantage",
@@ -105,6 +107,12 @@ impl Setup {
     pub fn top(mut self, toml: &str) -> Self {
         self.top.push_str(toml);
         self.top.push('\n');
+        self
+    }
+
+    /// More lines for `[listen]`.
+    pub fn listen(mut self, toml: &str) -> Self {
+        self.listen.push_str(toml);
         self
     }
 
@@ -186,7 +194,7 @@ impl Setup {
     }
 
     fn toml(&self, directory: &Path, url: &str, backend: &Backend) -> String {
-        let Self { first, site, top, routes, keys, product, mail, .. } = self;
+        let Self { first, site, top, listen, routes, keys, product, mail, .. } = self;
         let signer = match *product {
             _ if !self.signer.is_empty() => self.signer.clone(),
             "langgraph" => format!(
@@ -209,6 +217,7 @@ impl Setup {
 https = "127.0.0.1:0"
 http = "127.0.0.1:0"
 admin = "127.0.0.1:0"
+{listen}
 [admin]
 token = "{ADMIN_TOKEN}"
 [tls]

@@ -27,6 +27,7 @@ mod pace;
 mod paths;
 mod process;
 mod products;
+mod proxies;
 mod races;
 mod recorder;
 mod relay;

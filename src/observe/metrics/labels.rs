@@ -35,6 +35,10 @@ labels! {
     TurnedAway {
         /// Its address holds all the connections that it may.
         PerAddress = "per_address",
+        /// Only trusted proxies come in by this listener.
+        NoProxy = "no_proxy",
+        /// Its PROXY header did not come, or was none.
+        ProxyHeader = "proxy_header",
     }
 
     /// A request's method; what a client invents is `other`.

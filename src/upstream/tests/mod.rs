@@ -260,7 +260,8 @@ async fn pass(
     parts.uri = target.parse().unwrap();
     let websocket = tunnel::wanted(&parts)?;
     let host = parts.headers.get("host").cloned().unwrap_or(HeaderValue::from_static("none"));
-    let came = Came { from: HeaderValue::from_static("203.0.113.9"), scheme: HeaderValue::from_static("http"), host };
+    let (from, scheme) = (HeaderValue::from_static("203.0.113.9"), HeaderValue::from_static("http"));
+    let came = Came { from, scheme, host, asked: None };
     forward(&mut parts.headers, &came);
     parts.headers.insert(user, HeaderValue::from_static("user_1"));
     let reserved = Arc::new(Reserved::new([&HeaderName::from_static("x-user-id")]));

@@ -1,0 +1,139 @@
+//! The PROXY protocol: what a load balancer says of a connection before the connection's own first byte.
+//!
+//! Read only on listeners that are configured for it and only from trusted proxies (see `accept`): whoever may speak
+//! it chooses the client's address. Versions 1 and 2 of the specification by `HAProxy`; what follows the addresses
+//! (TLVs) is read over. Not a byte behind the header is taken from the socket.
+
+use std::io;
+use std::net::SocketAddr;
+
+use ppp::{HeaderResult, v1, v2};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+/// The longest line of version 1, with its end.
+const LINE: usize = 107;
+/// The longest header of version 2 that is read, in bytes: addresses, and room for certificates' names in TLVs.
+const MOST: usize = 4096;
+/// What the shorter of the two begins with is never shorter.
+const START: usize = 12;
+
+/// Reads the header: the client's address, or `None` where the proxy speaks for itself (a health check).
+pub async fn client(socket: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
+    let mut header = vec![0; START];
+    socket.read_exact(&mut header).await?;
+    if header == v2::PROTOCOL_PREFIX {
+        let mut rest = [0; 4];
+        socket.read_exact(&mut rest).await?;
+        let length = usize::from(u16::from_be_bytes([rest[2], rest[3]]));
+        if length > MOST {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        header.extend(rest);
+        let begun = header.len();
+        header.resize(begun + length, 0);
+        socket.read_exact(&mut header[begun..]).await?;
+    } else {
+        while !header.ends_with(b"\n") {
+            let mut seen = [0; LINE];
+            let room = LINE.checked_sub(header.len()).filter(|room| *room > 0).ok_or(io::ErrorKind::InvalidData)?;
+            // Looked at first, so that what the client itself says stays where it is.
+            let there = socket.peek(&mut seen[..room]).await?;
+            if there == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let line = seen[..there].iter().position(|byte| *byte == b'\n').map_or(there, |end| end + 1);
+            let begun = header.len();
+            header.resize(begun + line, 0);
+            socket.read_exact(&mut header[begun..]).await?;
+        }
+    }
+    Ok(read(&header)?)
+}
+
+/// A whole header: the client's address, if it has one.
+fn read(header: &[u8]) -> Result<Option<SocketAddr>, io::ErrorKind> {
+    match HeaderResult::parse(header) {
+        HeaderResult::V1(Ok(header)) => Ok(match header.addresses {
+            v1::Addresses::Tcp4(of) => Some(SocketAddr::from((of.source_address, of.source_port))),
+            v1::Addresses::Tcp6(of) => Some(SocketAddr::from((of.source_address, of.source_port))),
+            v1::Addresses::Unknown => None,
+        }),
+        HeaderResult::V2(Ok(header)) => match (header.command, header.protocol, header.addresses) {
+            (v2::Command::Local, ..) => Ok(None),
+            // There is no HTTP over datagrams here: whoever says so is mistaken about more than that.
+            (_, v2::Protocol::Datagram, _) => Err(io::ErrorKind::InvalidData),
+            (_, _, v2::Addresses::IPv4(of)) => Ok(Some(SocketAddr::from((of.source_address, of.source_port)))),
+            (_, _, v2::Addresses::IPv6(of)) => Ok(Some(SocketAddr::from((of.source_address, of.source_port)))),
+            (_, _, v2::Addresses::Unspecified | v2::Addresses::Unix(_)) => Ok(None),
+        },
+        HeaderResult::V1(Err(_)) | HeaderResult::V2(Err(_)) => Err(io::ErrorKind::InvalidData),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn v2(command: u8, family: u8, addresses: &[u8]) -> Vec<u8> {
+        let mut header = v2::PROTOCOL_PREFIX.to_vec();
+        header.extend([0x20 | command, family]);
+        header.extend(u16::try_from(addresses.len()).unwrap().to_be_bytes());
+        header.extend(addresses);
+        header
+    }
+
+    fn says(header: &[u8]) -> String {
+        read(header)
+            .map_or_else(|_| "refused".into(), |client| client.map_or("nobody".into(), |client| client.to_string()))
+    }
+
+    #[test]
+    fn a_header_names_the_client() {
+        assert_eq!(says(b"PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\n"), "192.0.2.1:56324");
+        assert_eq!(says(b"PROXY TCP6 2001:db8::1 2001:db8::2 56324 443\r\n"), "[2001:db8::1]:56324");
+        let four = [192, 0, 2, 1, 198, 51, 100, 1, 0xdc, 4, 1, 0xbb];
+        assert_eq!(says(&v2(1, 0x11, &four)), "192.0.2.1:56324");
+        let with_tlv = [&four[..], &[4, 0, 2, 0, 0]].concat();
+        assert_eq!(says(&v2(1, 0x11, &with_tlv)), "192.0.2.1:56324");
+        let mut six = [0; 36];
+        (six[0], six[1], six[15], six[33]) = (0x20, 1, 1, 80);
+        assert_eq!(says(&v2(1, 0x21, &six)), "[2001::1]:80");
+    }
+
+    #[test]
+    fn a_proxy_that_speaks_for_itself_names_nobody() {
+        assert_eq!(says(b"PROXY UNKNOWN\r\n"), "nobody");
+        assert_eq!(says(b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n"), "nobody");
+        assert_eq!(says(&v2(0, 0, &[])), "nobody");
+        assert_eq!(says(&v2(0, 0x11, &[192, 0, 2, 1, 198, 51, 100, 1, 0, 1, 0, 2])), "nobody");
+        assert_eq!(says(&v2(1, 0x31, &[0; 216])), "nobody");
+    }
+
+    #[test]
+    fn what_is_no_header_is_refused() {
+        for bad in [
+            &b"GET / HTTP/1.1\r\n"[..],
+            b"PROXY TCP4 192.0.2.1 198.51.100.1 56324\r\n",
+            b"PROXY TCP4 2001:db8::1 198.51.100.1 56324 443\r\n",
+            b"PROXY TCP4 192.0.2.1 198.51.100.1 56324 99999\r\n",
+            b"PROXY TCP9 192.0.2.1 198.51.100.1 1 2\r\n",
+            b"proxy TCP4 192.0.2.1 198.51.100.1 1 2\r\n",
+        ] {
+            assert_eq!(says(bad), "refused", "{}", String::from_utf8_lossy(bad));
+        }
+        assert_eq!(says(&v2(1, 0x11, &[192, 0, 2])), "refused");
+        assert_eq!(says(&v2(1, 0x12, &[192, 0, 2, 1, 198, 51, 100, 1, 0, 1, 0, 2])), "refused", "datagrams");
+        assert_eq!(says(&v2(7, 0x11, &[192, 0, 2, 1, 198, 51, 100, 1, 0, 1, 0, 2])), "refused");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_header_or_none(bytes in any::<Vec<u8>>(), command in any::<u8>(), family in any::<u8>()) {
+            let _ = read(&bytes);
+            let _ = read(&v2(command, family, &bytes));
+        }
+    }
+}
