@@ -15,6 +15,7 @@
 
 pub mod boot;
 mod compile;
+pub mod cors;
 pub mod disk;
 pub mod dotenv;
 pub mod env;

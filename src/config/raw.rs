@@ -195,6 +195,7 @@ pub(super) struct RawSite {
     pub api_keys: Option<Spanned<RawApiKeys>>,
     pub mail: Option<Spanned<RawSiteMail>>,
     pub limits: Option<Spanned<RawSiteLimits>>,
+    pub cors: Option<Spanned<RawCors>>,
     pub plan: Named<RawPlan>,
     pub identity_headers: BTreeMap<Spanned<String>, Spanned<String>>,
     pub upstream: Named<RawUpstream>,
@@ -250,6 +251,17 @@ pub(super) struct RawSiteLimits {
     pub failed_credentials: Texts,
     pub per_key: Texts,
     pub per_address: Texts,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawCors {
+    pub origins: Texts,
+    pub methods: Texts,
+    pub headers: Texts,
+    pub exposed: Texts,
+    pub credentials: Option<Spanned<bool>>,
+    pub max_age: Text,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 
+use super::cors::Cors;
 use super::router::{Find, Router, is_under};
 use crate::contract::pattern::Pattern;
 use crate::contract::{Contract, Guard, Requirement};
@@ -73,6 +74,8 @@ pub struct Site {
     pub upstreams: Vec<Arc<upstream::Settings>>,
     /// Its limits beside those of the plans.
     pub limits: SiteLimits,
+    /// Which other origins' pages may ask; `None`: browsers are told nothing.
+    pub cors: Option<Cors>,
     /// The headers that tell backends who calls.
     pub identity: IdentityNames,
     /// What becomes of headers whose names a backend could take for others.

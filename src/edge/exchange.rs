@@ -16,7 +16,7 @@ use super::connection::Connection;
 use super::observe::Observed;
 use super::throttle::Rates;
 use super::tunnel::Tunnel;
-use super::{agent, authenticate, authorize, forward, grpc, intake, native, observe, respond, route, throttle};
+use super::{agent, authenticate, authorize, cors, forward, grpc, intake, native, observe, respond, route, throttle};
 use crate::gateway::{Gateway, Live, LiveSite};
 use crate::model::principal::Principal;
 use crate::model::refusal::Refusal;
@@ -40,6 +40,8 @@ pub struct Exchange {
     pub client: IpAddr,
     /// How it came to the outermost trusted proxy, or here.
     pub way: Way,
+    /// What the page of another origin that asks is told to be; `None`: nothing.
+    pub origin: Option<HeaderValue>,
     /// Its method.
     pub method: Method,
     /// Its canonical path; empty until `intake` has found it sound.
@@ -101,6 +103,9 @@ pub async fn handle(
 async fn run(exchange: &mut Exchange, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
     let (mut head, body) = request.into_parts();
     intake::take(exchange, &mut head)?;
+    if let Some(answer) = cors::preflight(exchange, &head) {
+        return Ok(answer);
+    }
     let target = route::find(exchange)?;
     if agent::is_one(exchange, &target, &head)? {
         return agent::invite(exchange, head);
@@ -127,6 +132,7 @@ impl Exchange {
             request_id: gateway.request_id(),
             client: connection.peer.ip().to_canonical(),
             way: Way::default(),
+            origin: None,
             method,
             path: String::new(),
             site: None,

@@ -9,6 +9,7 @@ use http::header::{FORWARDED, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
 
+use super::cors;
 use super::exchange::{Exchange, Way};
 use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
@@ -23,6 +24,7 @@ pub fn take(exchange: &mut Exchange, head: &mut Parts) -> Result<(), Refusal> {
     framing::check(head)?;
     let site = exchange.live.site(host(head)?).ok_or(Problem::MisdirectedRequest)?;
     exchange.site = Some(Arc::clone(site));
+    cors::note(exchange, &head.headers);
     exchange.path = path::canonical(head.uri.path()).map_err(Problem::from)?.into_owned();
     let live = exchange.site();
     // Both in any case: what is refused here must not be read by whoever renders the refusal either.

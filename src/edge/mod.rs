@@ -18,6 +18,7 @@ pub mod agent;
 pub mod authenticate;
 pub mod authorize;
 pub mod connection;
+pub mod cors;
 pub mod exchange;
 pub mod first_frame;
 pub mod forward;

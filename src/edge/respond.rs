@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
+use super::cors;
 use super::exchange::Exchange;
 use super::observe::Told;
 use super::{grpc, throttle};
@@ -97,6 +98,7 @@ pub fn complete(exchange: &Exchange, mut answer: Response<Body>) -> Response<Bod
     }
     let id = HeaderValue::from_str(&exchange.request_id).expect("request ids are made of hexadecimal digits");
     answer.headers_mut().insert(&REQUEST_ID, id);
+    cors::complete(exchange, answer.headers_mut());
     answer
 }
 

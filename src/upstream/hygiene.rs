@@ -239,7 +239,7 @@ fn remove_named_by_connection(headers: &mut HeaderMap) {
 }
 
 /// The comma-separated tokens of all lines of `name`: a rule that reads one line is a rule that is talked past.
-pub(super) fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+pub fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a> {
     headers.get_all(name).iter().flat_map(split)
 }
 
@@ -247,7 +247,8 @@ fn split(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
 
-fn remove(headers: &mut HeaderMap, mut doomed: impl FnMut(&HeaderName) -> bool) {
+/// Removes every header whose name is `doomed`.
+pub fn remove(headers: &mut HeaderMap, mut doomed: impl FnMut(&HeaderName) -> bool) {
     let names: SmallVec<[HeaderName; 8]> = headers.keys().filter(|name| doomed(name)).cloned().collect();
     for name in names {
         headers.remove(name);

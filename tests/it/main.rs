@@ -6,6 +6,7 @@ mod all_products;
 mod backend;
 mod cli;
 mod client;
+mod cors;
 mod doors;
 mod dotenv;
 mod durability;
