@@ -287,6 +287,18 @@ pub(super) struct RawUpstream {
     pub max_idle: Number,
     pub max_connections: Number,
     pub max_streams: Number,
+    pub ejection: RawEjection,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawEjection {
+    pub connects: Number,
+    pub failures: Number,
+    pub first: Text,
+    pub longest: Text,
+    pub slow_start: Text,
+    pub panic: Number,
 }
 
 #[derive(Debug, Default, Deserialize)]

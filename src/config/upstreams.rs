@@ -9,11 +9,11 @@ use rustls::pki_types::ServerName;
 use toml::Spanned;
 
 use super::given::Given;
-use super::raw::{Named, RawRoute, RawServer, RawUpstream, RawUpstreamTls, Text};
+use super::raw::{Named, RawEjection, RawRoute, RawServer, RawUpstream, RawUpstreamTls, Text};
 use super::values::{count, duration, secs};
 use crate::contract::source::{Report, suggest};
 use crate::upstream::tls::Files;
-use crate::upstream::{Address, Overrides, Protocol, Server, Settings};
+use crate::upstream::{Address, Ejection, Overrides, Protocol, Server, Settings};
 
 /// The longest that anything but a whole request may take.
 const LONGEST: Duration = Duration::from_hours(24);
@@ -50,10 +50,25 @@ fn upstream(name: &str, around: &Spanned<RawUpstream>, given: &Given, report: &m
         timeout: time(&raw.timeout, report),
         queue_timeout: duration(&raw.queue_timeout, usual.queue_timeout, secs(0)..=secs(300), report),
         max_queue: count(&raw.max_queue, usual.max_queue, 0..=1_000_000, report),
+        ejection: ejection(&raw.ejection, report),
         max_idle: count(&raw.max_idle, usual.max_idle, 0..=100_000, report),
         max_connections: count(&raw.max_connections, usual.max_connections, 1..=1_000_000, report),
         max_streams: count(&raw.max_streams, usual.max_streams, 1..=4096, report),
         ..usual
+    }
+}
+
+fn ejection(raw: &RawEjection, report: &mut Report<'_>) -> Ejection {
+    let usual = Ejection::default();
+    let hour = secs(3600);
+    let first = duration(&raw.first, usual.first, secs(0)..=hour, report);
+    Ejection {
+        connects: count(&raw.connects, usual.connects, 0..=1000, report),
+        failures: count(&raw.failures, usual.failures, 0..=1000, report),
+        first,
+        longest: duration(&raw.longest, usual.longest.max(first), first..=hour, report),
+        slow_start: duration(&raw.slow_start, usual.slow_start, secs(0)..=hour, report),
+        panic: count(&raw.panic, usual.panic, 0..=100, report),
     }
 }
 

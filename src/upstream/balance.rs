@@ -5,16 +5,41 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Failures to connect in a row before a server is left out.
-const FAILURES: u32 = 3;
-/// How long at first; doubled with every further failure.
-const FIRST_REST: Duration = Duration::from_secs(1);
-/// How long at most.
-const LONGEST_REST: Duration = Duration::from_secs(30);
+/// When a server is left out, and how it comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ejection {
+    /// Connections in a row that could not be made; 0: they do not count.
+    pub connects: u32,
+    /// Requests in a row that were lost, came too late or were answered 502, 503 or 504; 0: they do not count.
+    pub failures: u32,
+    /// How long at first; doubled with every further failure.
+    pub first: Duration,
+    /// How long at most.
+    pub longest: Duration,
+    /// How long a server that comes back gets less than its share, more and more of it.
+    pub slow_start: Duration,
+    /// Where less than this part of an upstream's servers is left, in percent, all of them are asked again: failures that
+    /// they all have are not theirs, and the last ones should not get everything.
+    pub panic: u32,
+}
 
-/// Whether a server can be reached, as seen by those who tried.
+impl Default for Ejection {
+    fn default() -> Self {
+        Self {
+            connects: 3,
+            failures: 5,
+            first: Duration::from_secs(1),
+            longest: Duration::from_secs(30),
+            slow_start: Duration::from_secs(10),
+            panic: 25,
+        }
+    }
+}
+
+/// Whether a server can be reached and answers, as seen by those who tried.
 pub(super) struct Health {
     born: Instant,
+    connects: AtomicU32,
     failures: AtomicU32,
     /// In milliseconds since it was born; 0: never left out.
     ejected_until: AtomicU64,
@@ -22,23 +47,35 @@ pub(super) struct Health {
 
 impl Health {
     pub(super) fn new() -> Self {
-        Self { born: Instant::now(), failures: AtomicU32::new(0), ejected_until: AtomicU64::new(0) }
+        let (connects, failures) = (AtomicU32::new(0), AtomicU32::new(0));
+        Self { born: Instant::now(), connects, failures, ejected_until: AtomicU64::new(0) }
     }
 
     /// A connection was made.
     pub(super) fn reached(&self) {
-        if self.failures.load(Ordering::Relaxed) > 0 {
-            self.failures.store(0, Ordering::Relaxed);
-            self.ejected_until.store(0, Ordering::Relaxed);
-        }
+        zero(&self.connects);
     }
 
     /// A connection could not be made.
-    pub(super) fn failed(&self) {
-        let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        if let Some(doublings) = failures.checked_sub(FAILURES) {
-            let rest = FIRST_REST.saturating_mul(1 << doublings.min(16)).min(LONGEST_REST);
-            self.ejected_until.store(self.millis() + millis(rest), Ordering::Relaxed);
+    pub(super) fn failed(&self, rules: &Ejection) {
+        self.count(&self.connects, rules.connects, rules);
+    }
+
+    /// A request was answered, by the server's own word.
+    pub(super) fn served(&self) {
+        zero(&self.failures);
+    }
+
+    /// A request was lost on it, or answered as one that was lost behind it.
+    pub(super) fn erred(&self, rules: &Ejection) {
+        self.count(&self.failures, rules.failures, rules);
+    }
+
+    fn count(&self, failures: &AtomicU32, most: u32, rules: &Ejection) {
+        let count = failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        if let Some(doublings) = count.checked_sub(most).filter(|_| most > 0) {
+            let rest = rules.first.saturating_mul(1 << doublings.min(16)).min(rules.longest);
+            self.ejected_until.fetch_max(self.millis() + millis(rest), Ordering::Relaxed);
         }
     }
 
@@ -47,8 +84,32 @@ impl Health {
         until != 0 && until > self.millis()
     }
 
+    /// Its weight for now: a tenth of its own when it has just come back, and all of it after the slow start.
+    pub(super) fn weight(&self, own: u32, rules: &Ejection) -> u32 {
+        match self.ejected_until.load(Ordering::Relaxed) {
+            0 => own.saturating_mul(FULL),
+            back => returning(self.millis().saturating_sub(back), own, rules),
+        }
+    }
+
     fn millis(&self) -> u64 {
         millis(self.born.elapsed())
+    }
+}
+
+/// What a weight is counted in.
+const FULL: u32 = 100;
+
+/// The weight of a server that came back `since` milliseconds ago.
+fn returning(since: u64, own: u32, rules: &Ejection) -> u32 {
+    let slow = millis(rules.slow_start);
+    let part = if since >= slow { u64::from(FULL) } else { (since * u64::from(FULL) / slow).max(u64::from(FULL / 10)) };
+    own.saturating_mul(u32::try_from(part).unwrap_or(FULL))
+}
+
+fn zero(count: &AtomicU32) {
+    if count.load(Ordering::Relaxed) > 0 {
+        count.store(0, Ordering::Relaxed);
     }
 }
 
@@ -138,23 +199,40 @@ mod tests {
 
     #[test]
     fn a_server_rests_after_failures_in_a_row_and_longer_each_time() {
-        let health = Health::new();
-        health.failed();
-        health.failed();
+        let (health, rules) = (Health::new(), Ejection::default());
+        let fail = |times: u32| (0..times).for_each(|_| health.failed(&rules));
+        let rest = || health.ejected_until.load(Ordering::Relaxed).saturating_sub(health.millis());
+        fail(2);
         assert!(!health.is_ejected());
         health.reached();
-        health.failed();
-        health.failed();
+        fail(2);
         assert!(!health.is_ejected(), "a success between them starts the count anew");
-        health.failed();
-        assert!(health.is_ejected());
-        let first = health.ejected_until.load(Ordering::Relaxed) - health.millis();
-        health.failed();
-        let second = health.ejected_until.load(Ordering::Relaxed) - health.millis();
-        assert!(first <= 1_000 && second > 1_500, "{first} {second}");
-        (0..100).for_each(|_| health.failed());
-        assert!(health.ejected_until.load(Ordering::Relaxed) - health.millis() <= 30_000);
-        health.reached();
+        fail(1);
+        assert!(health.is_ejected() && rest() <= 1_000);
+        fail(1);
+        assert!(rest() > 1_500 && rest() <= 2_000);
+        fail(100);
+        assert!(rest() <= 30_000);
+        // Answers are counted by themselves, and not at all where nobody wants it.
+        let (health, off) = (Health::new(), Ejection { failures: 0, ..rules });
+        (0..100).for_each(|_| health.erred(&off));
+        (0..4).for_each(|_| health.erred(&rules));
+        assert!(health.is_ejected(), "they were counted all the same");
+        let health = Health::new();
+        (0..4).for_each(|_| health.erred(&rules));
+        health.served();
+        (0..4).for_each(|_| health.erred(&rules));
         assert!(!health.is_ejected());
+        health.erred(&rules);
+        assert!(health.is_ejected());
+    }
+
+    #[test]
+    fn a_server_that_comes_back_gets_its_share_little_by_little() {
+        let rules = Ejection::default();
+        let shares = [0, 1_000, 5_000, 9_999, 10_000, u64::MAX].map(|since| returning(since, 3, &rules));
+        assert_eq!(shares, [30, 30, 150, 297, 300, 300]);
+        assert_eq!(returning(0, 3, &Ejection { slow_start: Duration::ZERO, ..rules }), 300);
+        assert_eq!(Health::new().weight(3, &rules), 300, "one that was never away has all of it");
     }
 }

@@ -132,6 +132,11 @@ impl SendError {
         matches!(self, Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::Tls { .. } | Self::TlsTimeout { .. })
     }
 
+    /// Whether it speaks against the server, where a connection was there.
+    pub(super) const fn is_servers(&self) -> bool {
+        matches!(self, Self::ResponseTimeout | Self::Closed(_) | Self::Refused(_) | Self::Reset(_) | Self::Nonsense(_))
+    }
+
     /// Whether the backend says that it did nothing with the request.
     pub(super) const fn is_refused(&self) -> bool {
         matches!(self, Self::Refused(_))

@@ -40,6 +40,7 @@ mod tests;
 pub mod tls;
 pub mod tunnel;
 
+pub use balance::Ejection;
 pub use endpoint::Gauges;
 pub use error::SendError;
 pub use settings::{Address, Overrides, Protocol, Server, Settings};
@@ -139,7 +140,7 @@ impl Pools {
         loop {
             let (at, endpoint) = self.choose(to, &tried)?;
             let load = Load::new(endpoint);
-            let (mut link, reused) = match self.link(&load.0, limits, want, steps).await {
+            let (mut link, reused) = match self.link(&load.0, limits, want, steps, &to.ejection).await {
                 Ok(linked) => linked,
                 Err(error) => {
                     tried.push(at);
@@ -160,6 +161,12 @@ impl Pools {
                     if let Link::Joint(stream) = &link {
                         stream.joint.answered();
                     }
+                    match response.status() {
+                        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+                            load.0.health.erred(&to.ejection);
+                        }
+                        _ => load.0.health.served(),
+                    }
                     let lifetime = lifetime(&response, self.keep_idle);
                     let lease = Lease { link, load, lifetime, max_idle: to.max_idle, settle: idle };
                     return Ok(Answered { response, lease, due: None, upload });
@@ -170,6 +177,9 @@ impl Pools {
                     {
                         // Whether it is dead or only slow, nobody else should find out on it.
                         stream.joint.retire();
+                    }
+                    if error.is_servers() && !(reused && error.is_closed()) {
+                        load.0.health.erred(&to.ejection);
                     }
                     // The backend let go of an idle connection just as we took it: not its last word.
                     let harmless = |request: &Request<Body>| error.is_refused() || is_repeatable(request.method());
@@ -191,6 +201,7 @@ impl Pools {
         limits: Limits,
         want: Want,
         steps: Steps,
+        ejection: &Ejection,
     ) -> Result<(Link, bool), SendError> {
         let (slot, opening) = match endpoint.checkout(limits, want).await? {
             Turn::Reuse(live) => return Ok((Link::Alone(live), true)),
@@ -212,7 +223,7 @@ impl Pools {
                 })
             }
             Err(error) => {
-                endpoint.health.failed();
+                endpoint.health.failed(ejection);
                 if let Some(opening) = opening {
                     opening.failed();
                 }
@@ -230,13 +241,14 @@ impl Pools {
         for (at, server) in to.servers.iter().enumerate().filter(|(at, _)| !tried.contains(at)) {
             candidates.push((at, self.endpoint(to, server)?));
         }
-        if candidates.iter().any(|(_, endpoint)| !endpoint.health.is_ejected()) {
+        let left = candidates.iter().filter(|(_, endpoint)| !endpoint.health.is_ejected()).count();
+        if left > 0 && left * 100 >= candidates.len() * to.ejection.panic as usize {
             candidates.retain(|(_, endpoint)| !endpoint.health.is_ejected());
         }
         let chosen = lighter(
             &self.dice,
             &candidates,
-            |(at, _)| to.servers[*at].weight,
+            |(at, endpoint)| endpoint.health.weight(to.servers[*at].weight, &to.ejection),
             |(_, endpoint)| endpoint.in_flight.load(Ordering::Relaxed),
         );
         chosen.map(|chosen| candidates.swap_remove(chosen)).ok_or_else(|| SendError::Connect {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::Uri;
 
+use super::balance::Ejection;
 use super::tls::{Files, TlsError, Trust};
 
 /// One upstream, as configured.
@@ -38,6 +39,8 @@ pub struct Settings {
     pub queue_timeout: Duration,
     /// Requests that may wait per server; more are refused at once.
     pub max_queue: usize,
+    /// When a server is left out.
+    pub ejection: Ejection,
     /// Idle connections kept per server.
     pub max_idle: usize,
     /// Connections at most per server.
@@ -95,6 +98,7 @@ impl Settings {
             timeout: None,
             queue_timeout: Duration::from_secs(5),
             max_queue: 4096,
+            ejection: Ejection::default(),
             max_idle: 64,
             max_connections: 1024,
             max_streams: 100,

@@ -410,3 +410,30 @@ async fn a_request_that_takes_too_long_as_a_whole_ends_wherever_it_is() {
     let answer = within(Pools::new(None).send(&to, get("/"), Some(&patient))).await.unwrap();
     assert_eq!(text(answer).await.unwrap(), "ok", "a route's own time stands in for its upstream's");
 }
+
+#[tokio::test]
+async fn a_server_that_keeps_answering_for_a_lost_backend_is_left_out_but_never_all_of_them() {
+    const LOST: &str = "HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nlost";
+    let (bad, good) = (Peer::always(LOST).await, Peer::always(OK).await);
+    let (pools, to) = (Pools::new(None), settings(&[bad.address, good.address]));
+    let mut lost = 0;
+    for _ in 0..100 {
+        lost += usize::from(ask(&pools, &to, get("/")).await == "lost");
+    }
+    assert_eq!(lost, 5, "then it is left alone for a while");
+    // An answer of the application's own, whatever it says, is no reason.
+    let (broken, pools) = (Peer::always("HTTP/1.1 500 Bug\r\ncontent-length: 3\r\n\r\nbug").await, Pools::new(None));
+    let to = settings(&[broken.address, good.address]);
+    let mut bugs = 0;
+    for _ in 0..100 {
+        bugs += usize::from(ask(&pools, &to, get("/")).await == "bug");
+    }
+    assert!(bugs > 25, "{bugs}");
+    // Where all of them fail, all are asked.
+    let (other, pools) = (Peer::always(LOST).await, Pools::new(None));
+    let to = settings(&[bad.address, other.address]);
+    for _ in 0..50 {
+        assert_eq!(ask(&pools, &to, get("/")).await, "lost");
+    }
+    assert_eq!(pools.gauges().iter().filter(|gauges| gauges.ejected).count(), 2);
+}
