@@ -396,6 +396,7 @@ pub(super) struct RawRoute {
     pub cost: Number,
     pub forward_credential: Option<bool>,
     pub assertion: Option<Spanned<bool>>,
+    pub encoded_slash: Option<bool>,
     pub max_body: Text,
     pub connect_timeout: Text,
     pub response_timeout: Text,

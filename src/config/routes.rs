@@ -138,6 +138,7 @@ fn route(raw: &Spanned<RawRoute>, around: &Around<'_>, report: &mut Report<'_>) 
         on: pattern.clone(),
         requires,
         public,
+        encoded_slash: it.encoded_slash.unwrap_or(false),
         split: split.unwrap_or_else(|| Split::to(0)),
         rewrite,
         request_headers,

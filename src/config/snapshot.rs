@@ -87,6 +87,7 @@ pub struct Site {
 }
 
 /// Requests that are forwarded.
+#[expect(clippy::struct_excessive_bools, reason = "switches of one route, each told apart by its name in the file")]
 #[derive(Debug)]
 pub struct Route {
     /// The pattern as written: its name in metrics and logs.
@@ -109,6 +110,8 @@ pub struct Route {
     pub windows: Vec<Window>,
     /// How many units a request costs, of every window.
     pub cost: u32,
+    /// Its backend keeps `%2F` within a segment: such paths pass, as they are.
+    pub encoded_slash: bool,
     /// The backend sees the client's credential.
     pub forward_credential: bool,
     /// The backend gets a signed assertion of who calls.

@@ -99,7 +99,7 @@ fn forward(
     if !target.is_public(live) {
         let principal = caller.as_deref().ok_or(Problem::NotAuthenticated)?;
         let writes = !matches!(exchange.method, http::Method::GET | http::Method::HEAD);
-        let routes = [Some(target.route), target.twin].into_iter().flatten();
+        let routes = std::iter::once(target.route).chain(target.twins.iter().copied());
         let mut requires: SmallVec<[&Requirement; 4]> = routes.map(|at| &live.site.routes[at].requires).collect();
         requires.extend(target.guards.iter().map(|guard| &live.site.guards[*guard].requires));
         requires.extend(of_keys(live, principal));

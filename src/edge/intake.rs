@@ -3,6 +3,7 @@
 //! What cannot be decided on safely ends here. After this stage the head holds no header that only the gateway
 //! may set, and `exchange.path` is the one path that everything decides on and that the backend receives.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::{FORWARDED, HOST};
@@ -14,6 +15,7 @@ use super::exchange::{Exchange, Way};
 use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
 use crate::rules::network::ProxyHeader;
+use crate::rules::path::AmbiguousPath;
 use crate::rules::{forwarded, network, path};
 use crate::upstream::framing;
 use crate::upstream::hygiene::{self, OddNames};
@@ -25,7 +27,14 @@ pub fn take(exchange: &mut Exchange, head: &mut Parts) -> Result<(), Refusal> {
     let site = exchange.live.site(host(head)?).ok_or(Problem::MisdirectedRequest)?;
     exchange.site = Some(Arc::clone(site));
     cors::note(exchange, &head.headers);
-    exchange.path = path::canonical(head.uri.path()).map_err(Problem::from)?.into_owned();
+    let spelt = match path::canonical(head.uri.path()) {
+        // For the routes that take it; the others refuse it when they are found.
+        Err(AmbiguousPath::Separator) if exchange.site().site.routes.iter().any(|route| route.encoded_slash) => {
+            path::with_encoded_slashes(head.uri.path())
+        }
+        spelt => spelt.map(Cow::into_owned),
+    };
+    exchange.path = spelt.map_err(Problem::from)?;
     let live = exchange.site();
     // Both in any case: what is refused here must not be read by whoever renders the refusal either.
     if live.reserved.strip(&mut head.headers) && live.site.odd_names == OddNames::Refuse {

@@ -14,6 +14,7 @@ use crate::contract::pattern::PermissionPattern;
 use crate::gateway::LiveSite;
 use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
+use crate::rules::path;
 
 /// What takes the request, and what is asked for it.
 #[derive(Debug)]
@@ -45,9 +46,9 @@ pub struct NativeTarget {
 pub struct ForwardTarget {
     /// Its place in the site's routes.
     pub route: usize,
-    /// Another route that this path spells in another case or with another last slash, which a backend may take
-    /// for the same: what it asks must hold as well.
-    pub twin: Option<usize>,
+    /// Other routes that this path spells in another case, with another last slash or with encoded ones, which a
+    /// backend may take for the same: what they ask must hold as well.
+    pub twins: SmallVec<[usize; 2]>,
     /// The places of the guards over it, the site's own and the contract's.
     pub guards: SmallVec<[usize; 2]>,
     /// The permissions that all of them ask, filled.
@@ -59,15 +60,19 @@ impl ForwardTarget {
     /// speaks of the path more closely than the route that opens it.
     pub fn is_public(&self, live: &LiveSite) -> bool {
         let route = &live.site.routes[self.route];
-        let twin = self.twin.is_none_or(|twin| live.site.routes[twin].public);
+        let twins = self.twins.iter().all(|twin| live.site.routes[*twin].public);
         let open = |guard: &usize| route.on.is_closer_than(&live.site.guards[*guard].on);
-        route.public && twin && self.guards.iter().all(open)
+        route.public && twins && self.guards.iter().all(open)
     }
 }
 
 /// Finds what takes the request.
 pub fn find(exchange: &mut Exchange) -> Result<Target, Refusal> {
     let live = Arc::clone(exchange.site());
+    let reading = path::reading(&exchange.path);
+    if reading.as_deref().is_some_and(|reading| is_ours(exchange, &live, reading)) {
+        return Err(Problem::AmbiguousPath.into());
+    }
     if exchange.path == KEY_SET {
         exchange.route = Some(Arc::from("key_set"));
         return match exchange.method {
@@ -80,7 +85,7 @@ pub fn find(exchange: &mut Exchange) -> Result<Target, Refusal> {
         exchange.route = Some(Arc::from(operation.signature().name));
         return Ok(Target::Native(native));
     }
-    let forward = forward(exchange, &live)?;
+    let forward = forward(exchange, &live, reading.as_deref())?;
     exchange.route = Some(Arc::from(live.site.routes[forward.route].name.as_str()));
     Ok(Target::Forward(forward))
 }
@@ -101,7 +106,15 @@ fn native(exchange: &Exchange, live: &LiveSite) -> Result<Option<NativeTarget>, 
     }
 }
 
-fn forward(exchange: &Exchange, live: &LiveSite) -> Result<ForwardTarget, Refusal> {
+/// Whether a path that only a backend would read so belongs to the gateway.
+fn is_ours(exchange: &Exchange, live: &LiveSite, reading: &str) -> bool {
+    let native = !matches!(live.site.native.find_any_spelling(&exchange.method, reading), Find::Miss);
+    native || reading == KEY_SET || live.site.is_native(reading)
+}
+
+/// `reading`: what the path is to a backend that decodes `%2F`. A route has to say that its own does not, and even so
+/// every other route and guard that speaks of that reading is asked.
+fn forward(exchange: &Exchange, live: &LiveSite, reading: Option<&str>) -> Result<ForwardTarget, Refusal> {
     let site = &live.site;
     let mut permissions = SmallVec::new();
     let route = match site.route_paths.find(&exchange.method, &exchange.path) {
@@ -112,23 +125,33 @@ fn forward(exchange: &Exchange, live: &LiveSite) -> Result<ForwardTarget, Refusa
         Find::WrongMethod(allowed) => return Err(Problem::MethodNotAllowed(allowed.to_string()).into()),
         Find::Miss => return Err(Problem::NotFound.into()),
     };
-    let mut twin = None;
-    if site.route_paths.has_spellings(&exchange.path)
-        && let Find::Hit { index, params } = site.route_paths.find_any_spelling(&exchange.method, &exchange.path)
-        && index != route
-    {
-        fill(&mut permissions, &site.routes[index].requires.permissions, |name| params.find(name));
-        twin = Some(index);
+    if reading.is_some() && !site.routes[route].encoded_slash {
+        return Err(Problem::AmbiguousPath.into());
+    }
+    let mut twins = SmallVec::new();
+    let spelt = site.route_paths.has_spellings(&exchange.path).then_some(exchange.path.as_str());
+    for path in spelt.into_iter().chain(reading) {
+        match site.route_paths.find_any_spelling(&exchange.method, path) {
+            Find::Hit { index, params } if index != route => {
+                fill(&mut permissions, &site.routes[index].requires.permissions, |name| params.find(name));
+                twins.push(index);
+            }
+            // There by another method only: the backend would serve what is not.
+            Find::WrongMethod(_) if reading == Some(path) => return Err(Problem::AmbiguousPath.into()),
+            _ => {}
+        }
     }
     let mut guards = SmallVec::new();
     for paths in &site.guard_paths {
-        // A guard speaks of what it names; a path or method that none names is the route's own affair.
-        if let Find::Hit { index, params } = paths.find_any_spelling(&exchange.method, &exchange.path) {
-            fill(&mut permissions, &site.guards[index].requires.permissions, |name| params.find(name));
-            guards.push(index);
+        for path in [Some(exchange.path.as_str()), reading].into_iter().flatten() {
+            // A guard speaks of what it names; a path or method that none names is the route's own affair.
+            if let Find::Hit { index, params } = paths.find_any_spelling(&exchange.method, path) {
+                fill(&mut permissions, &site.guards[index].requires.permissions, |name| params.find(name));
+                guards.push(index);
+            }
         }
     }
-    Ok(ForwardTarget { route, twin, guards, permissions })
+    Ok(ForwardTarget { route, twins, guards, permissions })
 }
 
 fn fill<'a>(into: &mut SmallVec<[String; 2]>, patterns: &[PermissionPattern], value: impl Fn(&str) -> Option<&'a str>) {

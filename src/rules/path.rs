@@ -79,6 +79,46 @@ pub fn canonical(path: &str) -> Result<Cow<'_, str>, AmbiguousPath> {
     Ok(if respelt { Cow::Owned(encode(&decoded)) } else { Cow::Borrowed(path) })
 }
 
+/// The same for a route whose backend keeps `%2F` within a segment: it stays there, spelt `%2F`. Refused is whatever would
+/// be with slashes in their places, so that a backend which does not keep them finds nothing ambiguous either; what
+/// speaks of that reading ([`reading`]) must be asked as well.
+pub fn with_encoded_slashes(path: &str) -> Result<String, AmbiguousPath> {
+    if !path.starts_with('/') {
+        return Err(AmbiguousPath::NotAbsolute);
+    }
+    let mut read = String::with_capacity(path.len());
+    // For each slash, whether it came encoded. The canonical spelling has the same ones in the same order.
+    let mut slashes: SmallVec<[bool; 16]> = SmallVec::new();
+    let mut rest = path;
+    while let Some(at) = rest.find(['/', '%']) {
+        let (before, from) = rest.split_at(at);
+        read.push_str(before);
+        let encoded = from.get(..3).is_some_and(|three| three.eq_ignore_ascii_case("%2f"));
+        if encoded || from.starts_with('/') {
+            slashes.push(encoded);
+            read.push('/');
+        } else {
+            read.push('%');
+        }
+        rest = &from[if encoded { 3 } else { 1 }..];
+    }
+    read.push_str(rest);
+    let mut slashes = slashes.into_iter();
+    let mut spelt = String::with_capacity(path.len());
+    for character in canonical(&read)?.chars() {
+        match character {
+            '/' if slashes.next() == Some(true) => spelt.push_str("%2F"),
+            _ => spelt.push(character),
+        }
+    }
+    Ok(spelt)
+}
+
+/// What a canonical path means to a backend that takes `%2F` for a slash; `None`: the same.
+pub fn reading(path: &str) -> Option<String> {
+    path.contains("%2F").then(|| path.replace("%2F", "/"))
+}
+
 /// RFC 3986's `pchar` without `%`, and without `;`, which is refused in either spelling.
 const fn stands_raw(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
@@ -237,6 +277,37 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_encoded_slash_stays_where_it_may_and_hides_nothing() {
+        for (path, spelt) in [
+            ("/files/a%2fb", "/files/a%2Fb"),
+            ("/files/a%2Fb/c", "/files/a%2Fb/c"),
+            ("/files/%61%2f%c3%a9", "/files/a%2F%C3%A9"),
+            ("/files/a%2F", "/files/a%2F"),
+            ("/files/a", "/files/a"),
+        ] {
+            assert_eq!(with_encoded_slashes(path).as_deref(), Ok(spelt), "{path}");
+        }
+        for (path, why) in [
+            ("%2Fa", AmbiguousPath::NotAbsolute),
+            ("/a%2F..%2Fb", AmbiguousPath::DotSegment),
+            ("/a/..%2Fb", AmbiguousPath::DotSegment),
+            ("/a%2F%2e%2e/b", AmbiguousPath::DotSegment),
+            ("/a%2f%2Fb", AmbiguousPath::EmptySegment),
+            ("/%2Fa", AmbiguousPath::EmptySegment),
+            ("/a/%2f", AmbiguousPath::EmptySegment),
+            ("/a%252Fb", AmbiguousPath::EncodedTwice),
+            ("/a%5Cb", AmbiguousPath::Separator),
+            ("/a%2Fb;c", AmbiguousPath::Parameter),
+            ("/a%2Fb%00", AmbiguousPath::Control),
+            ("/a%2%2fF", AmbiguousPath::Escape),
+            ("/a%c0%af%2Fb", AmbiguousPath::NotUtf8),
+        ] {
+            assert_eq!(with_encoded_slashes(path), Err(why), "{path}");
+        }
+        assert_eq!((reading("/a%2Fb/c").as_deref(), reading("/a/b")), (Some("/a/b/c"), None));
+    }
+
     /// Paths that are nearly right: the characters that matter, in every spelling, in any order.
     fn tricky() -> impl Strategy<Value = String> {
         let piece = prop_oneof![
@@ -295,6 +366,17 @@ mod tests {
                 prop_assert!(!text.contains("//") && !text.contains(['\\', ';', '\0']));
                 prop_assert!(text.split('/').all(|segment| segment != "." && segment != ".."));
                 prop_assert_eq!(spelt.matches('/').count(), text.matches('/').count());
+            }
+        }
+
+        #[test]
+        fn a_path_with_encoded_slashes_is_spelt_one_way_and_its_reading_is_canonical(path in tricky()) {
+            if let Ok(spelt) = with_encoded_slashes(&path) {
+                prop_assert!(percent_decode_str(&spelt).eq(percent_decode_str(&path)));
+                let again = with_encoded_slashes(&spelt);
+                prop_assert_eq!(again.as_deref(), Ok(&*spelt));
+                let read = reading(&spelt).unwrap_or_else(|| spelt.clone());
+                prop_assert!(matches!(canonical(&read), Ok(Cow::Borrowed(same)) if same == read));
             }
         }
 

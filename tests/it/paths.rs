@@ -198,3 +198,60 @@ async fn nothing_at_or_below_a_native_prefix_is_forwarded_in_any_spelling_by_any
         assert_eq!(status(&gate.plain, "GET", target, &auth).await, 200, "{target} is nobody's but the backend's");
     }
 }
+
+#[tokio::test]
+async fn an_encoded_slash_passes_only_where_a_route_says_so_and_opens_nothing() {
+    let (gate, recorder, auth) = guarded(
+        "[[site.guard]]\nmatch = \"* /files/secret/{*rest}\"\nplans = [\"pro\"]\n\
+         [[site.route]]\nmatch = \"* /files/{name}\"\nencoded_slash = true\nupstream = \"{upstream}\"\n\
+         [[site.route]]\nmatch = \"GET /files/{name}/meta\"\nencoded_slash = true\npublic = true\nupstream = \"{upstream}\"\n\
+         [[site.route]]\nmatch = \"GET /files/other/place\"\nroles = [\"admin\"]\nupstream = \"{upstream}\"\n\
+         [[site.route]]\nmatch = \"* /{*rest}\"\nencoded_slash = true\npublic = true\nupstream = \"{upstream}\"\n",
+    )
+    .await;
+    for (target, sent) in [
+        ("/files/a%2fb", "/files/a%2Fb"),
+        ("/files/a%2Fb%2fc.txt", "/files/a%2Fb%2Fc.txt"),
+        ("/files/a%2Fb/meta", "/files/a%2Fb/meta"),
+    ] {
+        for client in [&gate.plain, &gate.client] {
+            assert_eq!(status(client, "GET", target, &auth).await, 200, "{target}");
+            let line = format!("GET {sent} HTTP/1.1");
+            assert_eq!(recorder.about("").last().and_then(|record| record.head.lines().next()), Some(&*line));
+        }
+    }
+    let before = recorder.about("").len();
+    for (target, told) in [
+        // Without a credential; by a guard or another route that speaks of the other reading.
+        ("/files/a%2Fb", 401),
+        ("/files/secret%2Fx/meta", 401),
+        ("/files/other%2Fplace", 401),
+        // What belongs to the gateway, in either reading.
+        ("/api%2Fv1/auth/login", 400),
+        ("/api/v1%2Fauth%2Flogin", 400),
+        ("/API%2fv1/Auth/x", 400),
+        ("/api/v1/api-keys%2Fx", 400),
+        ("/.well-known%2Fjwks.json", 400),
+        // A route that says nothing, and what no reading has.
+        ("/api/v1/posts%2Fall", 400),
+        ("/files/..%2Fx", 400),
+        ("/files/%2e%2e%2Fapi", 400),
+        ("/files/a%2F%2Fb", 400),
+        ("/files/a%252Fb", 400),
+        ("/files/a%5Cb", 400),
+        ("/files/a%2Fb%00", 400),
+    ] {
+        assert_eq!(status(&gate.client, "GET", target, "").await, told, "{target}");
+    }
+    assert_eq!(status(&gate.client, "GET", "/files/secret%2Fx", &auth).await, 403, "the guard, with a credential");
+    assert_eq!(recorder.about("").len(), before);
+    // Where nothing else takes the other reading, one that is there by another method only is not opened.
+    let (gate, recorder, auth) = guarded(
+        "[[site.route]]\nmatch = \"GET /files/{name}\"\nencoded_slash = true\nupstream = \"{upstream}\"\n\
+         [[site.route]]\nmatch = \"POST /files/posted/only\"\nupstream = \"{upstream}\"\n",
+    )
+    .await;
+    assert_eq!(status(&gate.client, "GET", "/files/posted%2Fonly", &auth).await, 400);
+    assert_eq!(recorder.about("").len(), 0);
+    assert_eq!(status(&gate.client, "GET", "/files/posted%2Felse", &auth).await, 200);
+}
