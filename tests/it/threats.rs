@@ -326,14 +326,20 @@ const ROWS: &[Row] = &[
     row(
         31,
         "preflights and OPTIONS that skip the credential",
-        By(&["tests/it/threats.rs::options_is_a_request_like_any_other"]),
+        By(&[
+            "tests/it/threats.rs::options_is_a_request_like_any_other",
+            "tests/it/cors.rs::a_preflight_is_answered_without_a_credential_and_reaches_nobody",
+            "tests/it/cors.rs::options_that_is_no_preflight_is_a_request_like_any_other",
+            "tests/it/cors.rs::refusals_can_be_read_by_the_page_that_asked",
+        ]),
     ),
     row(
         32,
         "gRPC refusals that are no gRPC",
-        Absent(
-            "gRPC is not told apart yet: its refusals are the product's JSON with their HTTP statuses, and never a 200.",
-        ),
+        By(&[
+            "tests/it/upstreams.rs::a_refused_grpc_call_is_told_so_in_its_own_words",
+            "tests/it/upstreams.rs::a_grpc_call_streams_both_ways_and_ends_with_the_backends_trailers",
+        ]),
     ),
     row(
         33,
