@@ -78,7 +78,8 @@ const ROWS: &[Row] = &[
         By(&[
             "tests/it/threats.rs::what_a_stranger_says_of_its_way_here_changes_neither_the_decision_nor_the_request",
             "src/upstream/hygiene.rs::what_a_client_says_of_its_way_here_changes_nothing",
-            "src/upstream/hygiene.rs::only_a_trusted_peer_says_which_scheme_the_client_used",
+            "src/rules/forwarded.rs::scheme_and_host_are_those_of_the_outermost_trusted_proxy",
+            "src/rules/forwarded.rs::a_stranger_says_nothing_that_counts",
         ]),
     ),
     row(
