@@ -21,7 +21,7 @@ const WITHOUT_KEY: Duration = Duration::from_mins(10);
 /// How long a stop waits for mails under way: one that is cut off stays in the queue, and is sent after its lease.
 const GOODBYE: Duration = Duration::from_secs(5);
 
-/// Sends what is due until `stop`; what is under way then is finished, within [`GOODBYE`].
+/// Sends what is due until `stop`; what is under way then is finished, within five seconds.
 pub async fn run(gateway: Arc<Gateway>, stop: CancellationToken) {
     let mut under_way = JoinSet::new();
     let mut failing = false;

@@ -1,6 +1,6 @@
 //! Timers that cost nothing while bytes move.
 //!
-//! A [`Stall`] exists per body and is armed only when a read has to wait; an [`Upload`] is shared by a
+//! A [`Stall`] exists per body and is armed only when a read has to wait; an `Upload` is shared by a
 //! request's body and whoever waits for the answer, so that the wait can tell a backend that does not
 //! take the body from a client that does not send it.
 
