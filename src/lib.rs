@@ -30,7 +30,7 @@
 //! [`edge::authorize::Permit`]; [`edge::throttle`] spends the windows; then [`edge::native`] performs an operation or
 //! [`edge::forward`] sends the request on. [`edge::respond`] alone renders a refusal; [`edge::observe`] sees the end.
 //! A WebSocket goes on in [`edge::tunnel`] while its [`edge::standing`] holds; an [`edge::agent`] shows its key in the
-//! first message of one.
+//! first message of one. [`edge::explain`] walks an imagined request the same way and tells the operator what it met.
 //!
 //! # What is known, and what is remembered
 //!

@@ -93,7 +93,7 @@ impl World {
         let peer = "192.0.2.7:40000".parse().expect("an address");
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("there is one");
         let place = Place {
-            permit,
+            permit: Some(permit),
             address: AddressPlace::default(),
             gauge: gateway.metrics.connections.opened(Listener::Http),
         };

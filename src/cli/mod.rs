@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod echo;
+mod explain;
 mod operate;
 mod secrets;
 mod serve;
@@ -54,6 +55,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Check a configuration: every error with its place and its remedy (exit status 78).
     Check(ConfigFile),
+    /// Ask the running gateway what would become of a request, and why (exit status 3: it would be refused).
+    Explain(explain::Arguments),
     /// Look at the built-in product contracts.
     #[command(subcommand)]
     Contract(Contract),
@@ -112,6 +115,7 @@ pub fn run() -> ExitCode {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Check(file) => check::run(&file.config),
+        Command::Explain(arguments) => explain::run(&arguments),
         Command::Contract(command) => contract(&command),
         Command::Users(command) => operate::run(&command.into()),
         Command::Orgs(command) => operate::run(&command.into()),

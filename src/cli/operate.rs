@@ -312,16 +312,26 @@ async fn perform(act: &Act, loaded: &Loaded) -> anyhow::Result<Reply> {
         }
     };
     let target = format!("/v1/sites/{}{}", encode(&site), act.path);
-    if let Some(admin) = &loaded.boot.admin
-        && let Ok(socket) = tokio::net::TcpStream::connect(reachable(admin.addr)).await
-    {
-        let token = admin.token.as_ref().map(|token| token.expose().to_owned());
-        let asked = tokio::time::timeout(PATIENCE, ask(socket, act, &target, token)).await;
-        let asked = asked.with_context(|| format!("the admin listener at {} did not answer", admin.addr))?;
-        return asked.with_context(|| format!("what listens at {} ([listen] admin) is not a Tollgate", admin.addr));
+    if let Some(reply) = ask_running(loaded, &act.method, &target, act.body.as_ref()).await? {
+        return Ok(reply);
     }
     eprintln!("no gateway answers at the admin address: working on the store itself");
     directly(act, loaded, &target).await
+}
+
+/// Asks the gateway that runs; `None`: none answers.
+pub async fn ask_running(
+    loaded: &Loaded,
+    method: &Method,
+    target: &str,
+    body: Option<&Value>,
+) -> anyhow::Result<Option<Reply>> {
+    let Some(admin) = &loaded.boot.admin else { return Ok(None) };
+    let Ok(socket) = tokio::net::TcpStream::connect(reachable(admin.addr)).await else { return Ok(None) };
+    let token = admin.token.as_ref().map(|token| token.expose().to_owned());
+    let asked = tokio::time::timeout(PATIENCE, ask(socket, method, target, body, token)).await;
+    let asked = asked.with_context(|| format!("the admin listener at {} did not answer", admin.addr))?;
+    asked.map(Some).with_context(|| format!("what listens at {} ([listen] admin) is not a Tollgate", admin.addr))
 }
 
 /// An address that was bound to every interface is reached on loopback.
@@ -333,14 +343,20 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-async fn ask(socket: tokio::net::TcpStream, act: &Act, target: &str, token: Option<String>) -> anyhow::Result<Reply> {
+async fn ask(
+    socket: tokio::net::TcpStream,
+    method: &Method,
+    target: &str,
+    body: Option<&Value>,
+    token: Option<String>,
+) -> anyhow::Result<Reply> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
     let driver = tokio::spawn(connection);
-    let mut request = Request::builder().method(&act.method).uri(target).header(HOST, "tollgate-admin");
+    let mut request = Request::builder().method(method).uri(target).header(HOST, "tollgate-admin");
     if let Some(token) = token {
         request = request.header(AUTHORIZATION, format!("Bearer {token}"));
     }
-    let body = act.body.as_ref().map(Value::to_string).unwrap_or_default();
+    let body = body.map(Value::to_string).unwrap_or_default();
     let request = request.header(CONTENT_TYPE, "application/json").body(Full::new(Bytes::from(body)))?;
     let response = sender.send_request(request).await?;
     let status = response.status().as_u16();

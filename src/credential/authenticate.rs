@@ -49,6 +49,12 @@ pub struct Authenticator {
     verifications: AtomicU64,
 }
 
+/// What a verified credential was, for noting that it was used.
+enum LastUse {
+    Session(Arc<Used<Session>>),
+    Key(Arc<Used<ApiKey>>),
+}
+
 /// What the caches did since the start, for metrics. Hits are requests less these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counts {
@@ -104,6 +110,38 @@ impl Authenticator {
         now: Now,
         stranger: impl Future<Output = Result<(), Refusal>>,
     ) -> Result<Principal, Refusal> {
+        match self.verify(site, contract, presented, now, stranger).await? {
+            (principal, LastUse::Session(session)) => {
+                self.last_used.note_session(site.realm(), &session, now.wall);
+                Ok(principal)
+            }
+            (principal, LastUse::Key(key)) => {
+                self.last_used.note_key(site.realm(), &key, now.wall);
+                Ok(principal)
+            }
+        }
+    }
+
+    /// The same for a request that is only imagined: the credential does not count as used.
+    pub async fn recognize(
+        &self,
+        site: &SiteCredentials,
+        contract: &Contract,
+        presented: &Presented<'_>,
+        now: Now,
+        stranger: impl Future<Output = Result<(), Refusal>>,
+    ) -> Result<Principal, Refusal> {
+        Ok(self.verify(site, contract, presented, now, stranger).await?.0)
+    }
+
+    async fn verify(
+        &self,
+        site: &SiteCredentials,
+        contract: &Contract,
+        presented: &Presented<'_>,
+        now: Now,
+        stranger: impl Future<Output = Result<(), Refusal>>,
+    ) -> Result<(Principal, LastUse), Refusal> {
         let digest = site.digest(presented);
         match presented.kind {
             Carried::Token => self.by_token(site, contract, presented.text, digest, now).await,
@@ -188,7 +226,7 @@ impl Authenticator {
         text: &str,
         digest: CredentialDigest,
         now: Now,
-    ) -> Result<Principal, Refusal> {
+    ) -> Result<(Principal, LastUse), Refusal> {
         let token = self.verified(site, contract, text, digest, now.wall).map_err(Problem::from)?;
         let realm = site.realm();
         let session = self.session(realm, token.session, now.steady).await?.ok_or(Problem::InvalidToken)?;
@@ -198,8 +236,7 @@ impl Authenticator {
         let account = self.account(realm, token.user, token.org, now.steady).await?;
         let method = Method::Token { session: token.session, expires_at: token.lifetime.expires_at };
         let principal = principal(contract, account, token.org, method)?;
-        self.last_used.note_session(realm, &session, now.wall);
-        Ok(principal)
+        Ok((principal, LastUse::Session(session)))
     }
 
     /// The token's claims. A remembered token is spared the signature, never the clock or the key set.
@@ -231,7 +268,7 @@ impl Authenticator {
         digest: CredentialDigest,
         now: Now,
         stranger: impl Future<Output = Result<(), Refusal>>,
-    ) -> Result<Principal, Refusal> {
+    ) -> Result<(Principal, LastUse), Refusal> {
         let realm = site.realm();
         let remembered = self.tokens.key(&digest);
         let hash = if let Some(hash) = remembered {
@@ -258,8 +295,7 @@ impl Authenticator {
         }
         let account = self.account(realm, key.user_id, key.org_id, now.steady).await?;
         let principal = principal(contract, account, key.org_id, Method::Key(Arc::clone(key)))?;
-        self.last_used.note_key(realm, &fact, now.wall);
-        Ok(principal)
+        Ok((principal, LastUse::Key(fact)))
     }
 
     async fn key(&self, realm: &Arc<str>, hash: KeyHash, now: Steady) -> Result<Option<Arc<Used<ApiKey>>>, Unfetched> {

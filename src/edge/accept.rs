@@ -83,7 +83,7 @@ fn enter(gateway: &Arc<Gateway>, door: &Door, socket: TcpStream, peer: SocketAdd
         return turn_away(TurnedAway::NoProxy);
     }
     let Some(address) = address_place(gateway, door, peer) else { return turn_away(TurnedAway::PerAddress) };
-    let held = Place { permit, address, gauge: gateway.metrics.connections.opened(door.listener()) };
+    let held = Place { permit: Some(permit), address, gauge: gateway.metrics.connections.opened(door.listener()) };
     door.connections.spawn(serve(Arc::clone(gateway), socket, peer, door.clone(), held));
 }
 

@@ -1,5 +1,6 @@
 //! The admin listener: `/metrics`, `/healthz`, `/readyz`, and the operator's acts under `/v1` with a token: the log's
-//! level, and everything about accounts ([`crate::native::operator`]).
+//! level, what would become of a request ([`super::explain`]), and everything about accounts
+//! ([`crate::native::operator`]).
 //!
 //! It is a listener of its own, never a path on the data port, and it never speaks for a product.
 
@@ -21,9 +22,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::explain;
 use crate::gateway::Gateway;
 use crate::model::secret::Secret;
-use crate::native::operator::{self, Desk};
+use crate::native::operator::{self, Desk, Reply};
 use crate::observe::audit::{self, Act, Actor, Event};
 use crate::observe::metrics::labels::Listener;
 
@@ -85,7 +87,7 @@ pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, stop: Cancellat
     connections.wait().await;
 }
 
-async fn answer(gateway: &Gateway, peer: IpAddr, request: Request<Incoming>) -> Answer {
+async fn answer(gateway: &Arc<Gateway>, peer: IpAddr, request: Request<Incoming>) -> Answer {
     let (head, body) = request.into_parts();
     match head.uri.path() {
         // Asked anew at each request: a token that a reload has taken away ends at once.
@@ -131,7 +133,7 @@ fn refuse(token: Option<&Secret>, head: &http::request::Parts) -> Option<Answer>
     Some(refused)
 }
 
-async fn act(gateway: &Gateway, peer: IpAddr, head: &http::request::Parts, body: Incoming) -> Answer {
+async fn act(gateway: &Arc<Gateway>, peer: IpAddr, head: &http::request::Parts, body: Incoming) -> Answer {
     let whole = tokio::time::timeout(PATIENCE, Limited::new(body, BODY).collect()).await;
     let Ok(Ok(body)) = whole else {
         return json_answer(
@@ -147,6 +149,10 @@ async fn act(gateway: &Gateway, peer: IpAddr, head: &http::request::Parts, body:
     };
     if head.uri.path() == "/v1/log" {
         return log(gateway, head, &body, |act| audit(None, act));
+    }
+    if head.uri.path() == "/v1/explain" {
+        let Reply { status, body } = explain::explain(gateway, &head.method, &body).await;
+        return json_answer(status, &body);
     }
     let live = gateway.live();
     let sites: Vec<_> = live.sites.iter().map(|live| Arc::clone(&live.site)).collect();

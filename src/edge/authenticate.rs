@@ -12,7 +12,7 @@ use crate::contract::Carried;
 use crate::contract::operation::Caller;
 use crate::credential::presented::Presented;
 use crate::gateway::LiveSite;
-use crate::limit::{Charge, Subject, Verdict};
+use crate::limit::{Charge, LimitError, States, Subject, Verdict};
 use crate::model::principal::Principal;
 use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
@@ -94,10 +94,16 @@ async fn verified(
 ) -> Result<Principal, Refusal> {
     let live = exchange.site();
     let authenticator = &exchange.gateway.authenticator;
-    authenticator.authenticate(&live.credentials, &live.site.contract, presented, exchange.now, stranger).await
+    let (keys, contract, now) = (&live.credentials, &live.site.contract, exchange.now);
+    if exchange.imagined {
+        // Boxed: no request that is real should carry the room for this.
+        return Box::pin(authenticator.recognize(keys, contract, presented, now, stranger)).await;
+    }
+    authenticator.authenticate(keys, contract, presented, now, stranger).await
 }
 
-fn is_public(live: &LiveSite, target: &Target) -> bool {
+/// Whether the target is for anyone.
+pub fn is_public(live: &LiveSite, target: &Target) -> bool {
     match target {
         Target::Native(target) => {
             live.site.contract.operations[target.served].operation.signature().caller == Caller::Public
@@ -109,16 +115,22 @@ fn is_public(live: &LiveSite, target: &Target) -> bool {
 
 /// Whether the client's address has failures left.
 async fn may_guess(exchange: &Exchange) -> Result<(), Refusal> {
-    let site = &exchange.site().site;
-    let windows = &site.limits.failed_credentials;
-    let subject = Subject::address(&site.realm, "failed", exchange.client);
-    let look = exchange.gateway.limiter.admit(&[Charge { subject, windows, cost: 0 }], exchange.now).await;
-    let (Verdict::Admitted(states) | Verdict::Refused(states, _)) = look?;
+    let states = failures(exchange).await?;
     let spent = states.iter().filter(|state| state.remaining == 0).map(|state| state.reset_after).max();
     match spent {
         Some(wait) => Err(Problem::RateLimited { retry_after: wait.max(Duration::from_secs(1)) }.into()),
         None => Ok(()),
     }
+}
+
+/// What the windows of failures hold for the client's address.
+pub async fn failures(exchange: &Exchange) -> Result<States, LimitError> {
+    let site = &exchange.site().site;
+    let windows = &site.limits.failed_credentials;
+    let subject = Subject::address(&site.realm, "failed", exchange.client);
+    let look = exchange.gateway.limiter.admit(&[Charge { subject, windows, cost: 0 }], exchange.now).await?;
+    let (Verdict::Admitted(states) | Verdict::Refused(states, _)) = look;
+    Ok(states)
 }
 
 /// Counts an attempt that failed; what the client is told.
@@ -133,7 +145,7 @@ pub async fn failed(exchange: &Exchange, problem: Problem) -> Refusal {
         return problem.into();
     }
     let subject = Subject::address(&site.realm, "failed", exchange.client);
-    match exchange.gateway.limiter.admit(&[Charge { subject, windows, cost: 1 }], exchange.now).await {
+    match exchange.charge(&[Charge { subject, windows, cost: 1 }]).await {
         Ok(Verdict::Refused(_, retry_after)) => {
             Problem::RateLimited { retry_after: retry_after.max(Duration::from_secs(1)) }.into()
         }

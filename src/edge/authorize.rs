@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::authenticate::is_public;
 use super::exchange::Exchange;
-use super::route::{ForwardTarget, NativeTarget, Target};
+use super::route::{NativeTarget, Target};
 use crate::contract::Requirement;
-use crate::contract::operation::Caller;
 use crate::gateway::LiveSite;
 use crate::model::principal::{Method, Principal};
 use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
 use crate::rules;
+use crate::rules::authorize::Lack;
 
 /// Proof that a request may go on. Its fields are private to this file: forgetting the check does not compile.
 #[derive(Debug)]
@@ -63,66 +64,117 @@ impl ForwardPermit {
     }
 }
 
+/// Which rule a requirement is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// The site's route at this place.
+    Route(usize),
+    /// The site's guard at this place, its own or its contract's.
+    Guard(usize),
+    /// The contract's operation at this place.
+    Operation(usize),
+    /// What the product asks wherever a key is shown.
+    Keys,
+}
+
+/// Why a request may not go on: for the operator; a client learns of it what its [`Problem`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// Nobody is known to be asking.
+    Nobody,
+    /// By an API key, and the operation is for those who have signed in.
+    ByKey,
+    /// A rule asks for what the caller has not.
+    Lacks(Rule, Lack),
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Nobody => Problem::NotAuthenticated.into(),
+            Denied::ByKey => Problem::InsufficientPermissions.into(),
+            Denied::Lacks(_, lack) => Problem::from(lack).into(),
+        }
+    }
+}
+
+/// What a rule asks of a request.
+pub struct Asked<'a> {
+    /// The rule.
+    pub rule: Rule,
+    /// What it asks.
+    pub requires: &'a Requirement,
+    /// The permissions among it, filled from the path.
+    pub permissions: &'a [String],
+}
+
+/// Everything that is asked of a caller who is known; public targets ask nothing.
+pub fn asked<'a>(live: &'a LiveSite, target: &'a Target, caller: Option<&Principal>) -> SmallVec<[Asked<'a>; 4]> {
+    let mut all = SmallVec::new();
+    let mut filled: &[String] = match target {
+        Target::Native(target) => &target.permissions,
+        Target::Forward(target) => &target.permissions,
+        Target::KeySet => &[],
+    };
+    // `route` has filled them in this order.
+    let mut ask = |rule, requires: &'a Requirement| {
+        let (permissions, others) = filled.split_at(requires.permissions.len().min(filled.len()));
+        filled = others;
+        all.push(Asked { rule, requires, permissions });
+    };
+    match target {
+        Target::Native(target) => {
+            ask(Rule::Operation(target.served), &live.site.contract.operations[target.served].requires);
+        }
+        Target::Forward(target) => {
+            for route in std::iter::once(target.route).chain(target.twins.iter().copied()) {
+                ask(Rule::Route(route), &live.site.routes[route].requires);
+            }
+            for guard in &target.guards {
+                ask(Rule::Guard(*guard), &live.site.guards[*guard].requires);
+            }
+        }
+        Target::KeySet => {}
+    }
+    // A key that was made on another plan does not outlive it.
+    if caller.is_some_and(|caller| matches!(caller.method, Method::Key(_)))
+        && let Some(keys) = &live.site.contract.keys
+    {
+        ask(Rule::Keys, &keys.requires);
+    }
+    debug_assert!(filled.is_empty(), "a permission that no rule asks for");
+    all
+}
+
 /// Judges the request against everything that is asked for its target.
-pub fn authorize(exchange: &Exchange, target: Target) -> Result<Permit, Refusal> {
+pub fn authorize(exchange: &Exchange, target: Target) -> Result<Permit, Denied> {
     let live = exchange.site();
     let caller = exchange.principal.clone();
-    match target {
-        Target::Native(target) => native(live, target, caller),
-        Target::Forward(target) => forward(exchange, live, &target, caller),
-        Target::KeySet => Ok(Permit::KeySet),
+    if !is_public(live, &target) {
+        let principal = caller.as_deref().ok_or(Denied::Nobody)?;
+        let writes = match &target {
+            Target::Forward(_) => !matches!(exchange.method, http::Method::GET | http::Method::HEAD),
+            Target::Native(native) => {
+                // A key must not make, rotate or revoke keys, nor turn itself into a session.
+                if !live.site.contract.operations[native.served].by_key
+                    && !matches!(principal.method, Method::Token { .. })
+                {
+                    return Err(Denied::ByKey);
+                }
+                false
+            }
+            Target::KeySet => false,
+        };
+        judge(live, principal, &asked(live, &target, Some(principal)), writes)?;
     }
+    Ok(match target {
+        Target::Native(target) => Permit::Native(NativePermit { target, caller }),
+        Target::Forward(target) => Permit::Forward(ForwardPermit { route: target.route, caller }),
+        Target::KeySet => Permit::KeySet,
+    })
 }
 
-fn native(live: &LiveSite, target: NativeTarget, caller: Option<Arc<Principal>>) -> Result<Permit, Refusal> {
-    let served = &live.site.contract.operations[target.served];
-    if served.operation.signature().caller == Caller::User {
-        let principal = caller.as_deref().ok_or(Problem::NotAuthenticated)?;
-        // A key must not make, rotate or revoke keys, nor turn itself into a session.
-        if !served.by_key && !matches!(principal.method, Method::Token { .. }) {
-            return Err(Problem::InsufficientPermissions.into());
-        }
-        let mut requires: SmallVec<[&Requirement; 2]> = SmallVec::new();
-        requires.push(&served.requires);
-        requires.extend(of_keys(live, principal));
-        judge(live, principal, &requires, &target.permissions, false)?;
-    }
-    Ok(Permit::Native(NativePermit { target, caller }))
-}
-
-fn forward(
-    exchange: &Exchange,
-    live: &LiveSite,
-    target: &ForwardTarget,
-    caller: Option<Arc<Principal>>,
-) -> Result<Permit, Refusal> {
-    if !target.is_public(live) {
-        let principal = caller.as_deref().ok_or(Problem::NotAuthenticated)?;
-        let writes = !matches!(exchange.method, http::Method::GET | http::Method::HEAD);
-        let routes = std::iter::once(target.route).chain(target.twins.iter().copied());
-        let mut requires: SmallVec<[&Requirement; 4]> = routes.map(|at| &live.site.routes[at].requires).collect();
-        requires.extend(target.guards.iter().map(|guard| &live.site.guards[*guard].requires));
-        requires.extend(of_keys(live, principal));
-        judge(live, principal, &requires, &target.permissions, writes)?;
-    }
-    Ok(Permit::Forward(ForwardPermit { route: target.route, caller }))
-}
-
-/// What the product asks wherever a key is shown: a key that was made on another plan does not outlive it.
-fn of_keys<'l>(live: &'l LiveSite, principal: &Principal) -> Option<&'l Requirement> {
-    match principal.method {
-        Method::Token { .. } => None,
-        Method::Key(_) => live.site.contract.keys.as_ref().map(|keys| &keys.requires),
-    }
-}
-
-fn judge(
-    live: &LiveSite,
-    principal: &Principal,
-    requires: &[&Requirement],
-    permissions: &[String],
-    writes: bool,
-) -> Result<(), Refusal> {
+fn judge(live: &LiveSite, principal: &Principal, all: &[Asked<'_>], writes: bool) -> Result<(), Denied> {
     let contract = &live.site.contract;
     let role = principal.role.and_then(|role| contract.roles.get(usize::from(role.0)));
     let caller = rules::authorize::Caller {
@@ -131,18 +183,12 @@ fn judge(
         granted: &principal.permissions,
         read_only: role.is_some_and(|role| role.read_only),
     };
-    let demand = |requirement: &Requirement, plans| rules::authorize::Demand {
-        roles: requirement.roles,
-        plans,
-        permissions,
-        writes,
+    let judge = |asked: &Asked<'_>, plans| {
+        let Asked { rule, requires, permissions } = asked;
+        let demand = rules::authorize::Demand { roles: requires.roles, plans, permissions, writes };
+        rules::authorize::authorize(caller, demand).map_err(|lack| Denied::Lacks(*rule, lack))
     };
     // Who they are against every rule first: a plan is offered only to somebody whom it would help.
-    for requirement in requires {
-        rules::authorize::authorize(caller, demand(requirement, None))?;
-    }
-    for requirement in requires {
-        rules::authorize::authorize(caller, demand(requirement, requirement.plans))?;
-    }
-    Ok(())
+    all.iter().try_for_each(|asked| judge(asked, None))?;
+    all.iter().try_for_each(|asked| judge(asked, asked.requires.plans))
 }

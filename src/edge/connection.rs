@@ -32,10 +32,10 @@ pub struct Connection {
 }
 
 /// A connection's place, given back when the last that depends on it is gone.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Place {
-    /// One of the places that there are.
-    pub permit: OwnedSemaphorePermit,
+    /// One of the places that there are; `None`: it takes none, since it is only imagined ([`super::explain`]).
+    pub permit: Option<OwnedSemaphorePermit>,
     /// One of those that its client's address may have.
     pub address: AddressPlace,
     /// Counts it as open.

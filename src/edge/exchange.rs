@@ -18,6 +18,7 @@ use super::throttle::Rates;
 use super::tunnel::Tunnel;
 use super::{agent, authenticate, authorize, cors, forward, grpc, intake, native, observe, respond, route, throttle};
 use crate::gateway::{Gateway, Live, LiveSite};
+use crate::limit::{Charge, LimitError, Verdict};
 use crate::model::principal::Principal;
 use crate::model::refusal::Refusal;
 use crate::model::time::Now;
@@ -66,6 +67,8 @@ pub struct Exchange {
     pub presented: bool,
     /// Whether it is a gRPC call, which reads refusals elsewhere than other requests.
     pub grpc: bool,
+    /// It is only imagined ([`super::explain`]): decided on as any other, and nothing is spent or noted for it.
+    pub imagined: bool,
 }
 
 /// What a backend is told of the way a request came, beside the client's address.
@@ -145,7 +148,14 @@ impl Exchange {
             tunnel: None,
             presented: false,
             grpc: false,
+            imagined: false,
         }
+    }
+
+    /// Asks the limiter, and spends.
+    pub async fn charge(&self, charges: &[Charge<'_>]) -> Result<Verdict, LimitError> {
+        let limiter = &self.gateway.limiter;
+        if self.imagined { limiter.foresee(charges, self.now).await } else { limiter.admit(charges, self.now).await }
     }
 
     /// How long ago it arrived.

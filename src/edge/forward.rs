@@ -122,7 +122,7 @@ pub async fn open(exchange: &mut Exchange, permit: &ForwardPermit, head: Parts) 
 }
 
 /// The request as the backend gets it, and which of the site's upstreams that is.
-async fn request(
+pub async fn request(
     exchange: &mut Exchange,
     permit: &ForwardPermit,
     head: Parts,

@@ -20,6 +20,7 @@ pub mod authorize;
 pub mod connection;
 pub mod cors;
 pub mod exchange;
+pub mod explain;
 pub mod first_frame;
 pub mod forward;
 pub mod grpc;

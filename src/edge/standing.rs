@@ -65,7 +65,8 @@ impl Standing {
         if let Some(credential) = &self.credential {
             authenticate::again(&mut again, credential, &target).await?;
         }
-        authorize::authorize(&again, target).map(drop)
+        authorize::authorize(&again, target)?;
+        Ok(())
     }
 
     /// Waits until it no longer holds, or cannot be told to; counts that, and says which it is.

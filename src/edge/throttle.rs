@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use super::authorize::Permit;
 use super::exchange::Exchange;
 use crate::gateway::LiveSite;
-use crate::limit::{Charge, States, Subject, SubjectKind, Verdict};
+use crate::limit::{Charge, LimitError, States, Subject, SubjectKind, Verdict, WindowState};
 use crate::model::principal::{Method, Principal};
 use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
@@ -56,51 +56,80 @@ impl Rates {
 /// Admits the request, or refuses it and spends nothing.
 pub async fn admit(exchange: &mut Exchange, permit: &Permit) -> Result<(), Refusal> {
     let live = std::sync::Arc::clone(exchange.site());
-    let (caller, route) = match permit {
-        Permit::Native(permit) => (permit.caller().cloned(), None),
-        Permit::Forward(permit) => (permit.caller().cloned(), Some(&live.site.routes[permit.route()])),
-        Permit::KeySet => return Ok(()),
-    };
+    let charges = charges(&live, exchange.client, permit);
+    if charges.is_empty() {
+        return Ok(());
+    }
+    let verdict = exchange.charge(&charges).await.map_err(Refusal::unavailable)?;
+    let limits = (!exchange.imagined).then_some(&exchange.gateway.metrics.limits);
+    let kinds = charges.iter().map(|charge| label(charge.subject.kind()));
+    match verdict {
+        Verdict::Admitted(states) => {
+            if let Some(limits) = limits {
+                kinds.for_each(|kind| limits.admitted(kind));
+            }
+            // Only an authenticated caller has a plan to be told about.
+            exchange.rates = if caller(permit).is_some() { Rates::of(&states) } else { None };
+            Ok(())
+        }
+        Verdict::Refused(states, retry_after) => {
+            if let Some(limits) = limits {
+                kinds.for_each(|kind| limits.refused(kind));
+            }
+            exchange.rates = Rates::of(&states);
+            Err(Problem::RateLimited { retry_after }.into())
+        }
+    }
+}
+
+/// Every window that [`admit`] asks, as it stands: whose it is and what the request costs of it.
+pub async fn windows(exchange: &Exchange, permit: &Permit) -> Result<Vec<(LimitKind, u32, WindowState)>, LimitError> {
+    let live = exchange.site();
+    let charges = charges(live, exchange.client, permit);
+    let (Verdict::Admitted(states) | Verdict::Refused(states, _)) =
+        exchange.gateway.limiter.foresee(&charges, exchange.now).await?;
+    let of = |state: &WindowState| (label(charges[state.charge].subject.kind()), charges[state.charge].cost, *state);
+    Ok(states.iter().map(of).collect())
+}
+
+fn caller(permit: &Permit) -> Option<&Principal> {
+    match permit {
+        Permit::Native(permit) => permit.caller().map(AsRef::as_ref),
+        Permit::Forward(permit) => permit.caller().map(AsRef::as_ref),
+        Permit::KeySet => None,
+    }
+}
+
+/// What a request pays, of which windows.
+fn charges<'a>(live: &'a LiveSite, client: IpAddr, permit: &'a Permit) -> SmallVec<[Charge<'a>; 4]> {
     let mut charges: SmallVec<[Charge<'_>; 4]> = SmallVec::new();
+    let route = match permit {
+        Permit::Native(_) => None,
+        Permit::Forward(permit) => Some(&live.site.routes[permit.route()]),
+        Permit::KeySet => return charges,
+    };
+    let caller = caller(permit);
     let cost = match permit {
         // Whoever has to throw a thief out is not told to come back in an hour.
         Permit::Native(permit) if live.site.contract.operations[permit.target().served].operation.is_defence() => 0,
         _ => route.map_or(1, |route| route.cost),
     };
-    match &caller {
-        Some(principal) => charge_caller(&live, principal, cost, &mut charges),
+    match caller {
+        Some(principal) => charge_caller(live, principal, cost, &mut charges),
         None if route.is_none() => {
-            charges.push(by_address(&live, "native", exchange.client, &live.site.limits.address_native, cost));
+            charges.push(by_address(live, "native", client, &live.site.limits.address_native, cost));
         }
         None => {}
     }
     if let Some(route) = route {
-        charges.push(by_address(&live, "all", exchange.client, &live.site.limits.per_address, cost));
-        if let Some(principal) = &caller {
+        charges.push(by_address(live, "all", client, &live.site.limits.per_address, cost));
+        if let Some(principal) = caller {
             let subject = Subject::route(&live.site.realm, &route.name, principal.account.org.id);
             charges.push(Charge { subject, windows: &route.windows, cost });
         }
     }
     charges.retain(|charge| !charge.windows.is_empty());
-    if charges.is_empty() {
-        return Ok(());
-    }
-    let gateway = &exchange.gateway;
-    let verdict = gateway.limiter.admit(&charges, exchange.now).await.map_err(Refusal::unavailable)?;
-    let kinds = charges.iter().map(|charge| label(charge.subject.kind()));
-    match verdict {
-        Verdict::Admitted(states) => {
-            kinds.for_each(|kind| gateway.metrics.limits.admitted(kind));
-            // Only an authenticated caller has a plan to be told about.
-            exchange.rates = if caller.is_some() { Rates::of(&states) } else { None };
-            Ok(())
-        }
-        Verdict::Refused(states, retry_after) => {
-            kinds.for_each(|kind| gateway.metrics.limits.refused(kind));
-            exchange.rates = Rates::of(&states);
-            Err(Problem::RateLimited { retry_after }.into())
-        }
-    }
+    charges
 }
 
 /// What the caller's windows hold, without spending: for answers that were refused before they were charged.

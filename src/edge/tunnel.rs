@@ -42,7 +42,8 @@ pub fn spawn(tunnel: Tunnel, mut record: Box<Record>) {
         match tunnel {
             Tunnel::Open(open) => {
                 let Open { client, backend, standing, idle } = *open;
-                record.ended(tunnel::run(client, backend, idle, stopped(&gateway, standing)).await);
+                // Apart from the task: it is the larger part of it, and lasts.
+                record.ended(Box::pin(tunnel::run(client, backend, idle, stopped(&gateway, standing))).await);
             }
             Tunnel::Agent(agent) => agent.serve(&mut record).await,
         }

@@ -194,6 +194,21 @@ impl Limiter {
         }
     }
 
+    /// What [`Self::admit`] would say of charges to different subjects, spending nothing. The states are from before;
+    /// the wait is until the first unit comes back, which for a cost above 1 may be too early.
+    pub async fn foresee(&self, charges: &[Charge<'_>], now: Now) -> Result<Verdict, LimitError> {
+        let looks: SmallVec<[Charge<'_>; 4]> = charges.iter().map(|charge| Charge { cost: 0, ..*charge }).collect();
+        let states = match self.admit(&looks, now).await? {
+            Verdict::Admitted(states) => states,
+            refused @ Verdict::Refused(..) => return Ok(refused),
+        };
+        let full = states.iter().filter(|state| state.remaining < charges[state.charge].cost);
+        Ok(match full.map(|state| state.reset_after).max() {
+            Some(wait) => Verdict::Refused(states, wait),
+            None => Verdict::Admitted(states),
+        })
+    }
+
     /// Forgets the subjects with everything that counts of them: a sign-in that succeeds clears its failures.
     pub async fn clear(&self, subjects: &[Subject]) {
         self.memory.clear(subjects);

@@ -32,18 +32,45 @@ pub struct Demand<'a> {
     pub writes: bool,
 }
 
+/// What a caller lacks for a demand: for the operator. A client learns of it only what [`Problem`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// A role that the contract knows.
+    KnownRole,
+    /// One of the roles that pass.
+    Role,
+    /// A role that may change something.
+    Writing,
+    /// The permission at this place of those demanded.
+    Permission(usize),
+    /// One of these plans.
+    Plan(Bits),
+}
+
+impl From<Lack> for Problem {
+    fn from(lack: Lack) -> Self {
+        match lack {
+            Lack::Plan(plans) => Self::PlanRequired(plans),
+            Lack::KnownRole | Lack::Role | Lack::Writing | Lack::Permission(_) => Self::InsufficientPermissions,
+        }
+    }
+}
+
 /// Judges one demand. Who they are is judged before what they pay for, so that a refusal never offers a
 /// plan to somebody whom the plan would not help.
-pub fn authorize(caller: Caller<'_>, demand: Demand<'_>) -> Result<(), Problem> {
-    let Some(role) = caller.role else { return Err(Problem::InsufficientPermissions) };
-    let role_passes = demand.roles.is_none_or(|roles| roles.has(role.0));
-    let may_write = !(demand.writes && caller.read_only);
-    let permitted = demand.permissions.iter().all(|wanted| caller.granted.cover(wanted));
-    if !(role_passes && may_write && permitted) {
-        return Err(Problem::InsufficientPermissions);
+pub fn authorize(caller: Caller<'_>, demand: Demand<'_>) -> Result<(), Lack> {
+    let role = caller.role.ok_or(Lack::KnownRole)?;
+    if demand.roles.is_some_and(|roles| !roles.has(role.0)) {
+        return Err(Lack::Role);
+    }
+    if demand.writes && caller.read_only {
+        return Err(Lack::Writing);
+    }
+    if let Some(at) = demand.permissions.iter().position(|wanted| !caller.granted.cover(wanted)) {
+        return Err(Lack::Permission(at));
     }
     match demand.plans {
-        Some(plans) if !plans.has(caller.plan.0) => Err(Problem::PlanRequired(plans)),
+        Some(plans) if !plans.has(caller.plan.0) => Err(Lack::Plan(plans)),
         _ => Ok(()),
     }
 }
@@ -63,7 +90,7 @@ mod tests {
     fn a_role_the_contract_does_not_know_opens_nothing() {
         let granted = Granted { role: Permissions::all(), key: None };
         let stranger = Caller { role: None, plan: PlanId(0), granted: &granted, read_only: false };
-        assert_eq!(authorize(stranger, NOTHING), Err(Problem::InsufficientPermissions));
+        assert_eq!(authorize(stranger, NOTHING), Err(Lack::KnownRole));
         assert_eq!(authorize(Caller { role: Some(RoleId(3)), ..stranger }, NOTHING), Ok(()));
     }
 
@@ -90,10 +117,11 @@ mod tests {
         let caller = Caller { role: Some(RoleId(2)), plan: PlanId(0), granted: &granted, read_only: false };
         let plans = Bits::default().with(1).with(2);
         let paid = Demand { plans: Some(plans), ..NOTHING };
-        assert_eq!(authorize(caller, paid), Err(Problem::PlanRequired(plans)));
+        assert_eq!(authorize(caller, paid), Err(Lack::Plan(plans)));
+        assert_eq!(Problem::from(Lack::Plan(plans)), Problem::PlanRequired(plans));
         assert_eq!(authorize(Caller { plan: PlanId(1), ..caller }, paid), Ok(()));
         let admins = Demand { roles: Some(Bits::default().with(0)), ..paid };
-        assert_eq!(authorize(caller, admins), Err(Problem::InsufficientPermissions));
+        assert_eq!(authorize(caller, admins), Err(Lack::Role));
     }
 
     #[test]
@@ -101,6 +129,9 @@ mod tests {
         let granted = Granted { role: Permissions::all(), key: None };
         let viewer = Caller { role: Some(RoleId(2)), plan: PlanId(0), granted: &granted, read_only: true };
         assert_eq!(authorize(viewer, NOTHING), Ok(()));
-        assert_eq!(authorize(viewer, Demand { writes: true, ..NOTHING }), Err(Problem::InsufficientPermissions));
+        assert_eq!(authorize(viewer, Demand { writes: true, ..NOTHING }), Err(Lack::Writing));
+        for lack in [Lack::KnownRole, Lack::Role, Lack::Writing, Lack::Permission(0)] {
+            assert_eq!(Problem::from(lack), Problem::InsufficientPermissions, "a client does not learn which");
+        }
     }
 }

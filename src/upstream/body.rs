@@ -81,9 +81,7 @@ impl Body {
     /// The body of a client's request: at most `max` bytes, with a byte at least every `idle`. Trailers are
     /// left out (RFC 9110 section 6.5.1 allows it), unless [`Body::admit_trailers`] says otherwise.
     pub fn client(incoming: Incoming, max: u64, idle: Duration) -> Result<Self, Problem> {
-        if incoming.size_hint().lower() > max {
-            return Err(Problem::PayloadTooLarge);
-        }
+        Self::fits(incoming.size_hint().lower(), max)?;
         if incoming.is_end_stream() {
             return Ok(Self::Empty);
         }
@@ -98,6 +96,11 @@ impl Body {
         if let Self::Client(body) = self {
             body.trailers = Some(Arc::clone(reserved));
         }
+    }
+
+    /// Whether a body that is announced with `length` bytes may come at all.
+    pub fn fits(length: u64, max: u64) -> Result<(), Problem> {
+        if length > max { Err(Problem::PayloadTooLarge) } else { Ok(()) }
     }
 
     /// From here on the body reports how far it has come; `None` when there is nothing to stream.

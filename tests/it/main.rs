@@ -12,6 +12,7 @@ mod dotenv;
 mod durability;
 mod edge;
 mod enumeration;
+mod explain;
 mod fleet;
 mod floods;
 mod frames;

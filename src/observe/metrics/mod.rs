@@ -149,20 +149,20 @@ fn options(name: &str, help: &str) -> Opts {
 }
 
 /// Holds a gauge one up until dropped: also when the task that holds it is cancelled.
-#[derive(Debug)]
-pub struct Held(IntGauge);
+#[derive(Debug, Default)]
+pub struct Held(Option<IntGauge>);
 
 impl Held {
     /// Raises `gauge` by one.
     pub fn new(gauge: &IntGauge) -> Self {
         gauge.inc();
-        Self(gauge.clone())
+        Self(Some(gauge.clone()))
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.dec();
+        self.0.iter().for_each(IntGauge::dec);
     }
 }
 

@@ -1,0 +1,352 @@
+//! What would become of a request, and why: for the operator, and never for a client.
+//!
+//! A request is imagined and walks through the stages that every other walks through, [`super::exchange`]'s own, up
+//! to the backend or the operation, which are not asked. It is marked as imagined, so that it spends no window, counts
+//! as no failure and as no use of its credential. What is told holds no secret: credentials, cookies and what a route
+//! writes into headers are starred out.
+//!
+//! Called by the admin listener (`POST /v1/explain`); `tollgate explain` is its face.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use http::header::{AUTHORIZATION, CONTENT_LENGTH};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http_body_util::BodyExt;
+use hyper::upgrade::OnUpgrade;
+use serde_json::{Map, Value, json};
+use smallvec::SmallVec;
+
+use super::authorize::{Asked, Denied, Permit, Rule, asked};
+use super::connection::{Connection, Handshake, Place};
+use super::exchange::Exchange;
+use super::route::Target;
+use super::{agent, authenticate, authorize, cors, forward, grpc, intake, respond, route, throttle};
+use crate::contract::Carried;
+use crate::credential::presented::Presented;
+use crate::gateway::{Gateway, LiveSite};
+use crate::limit::WindowState;
+use crate::model::access::{Bits, Permission};
+use crate::model::principal::{Method as Proof, Principal};
+use crate::model::refusal::Refusal;
+use crate::native::operator::Reply;
+use crate::observe::metrics::labels::TlsVersion;
+use crate::rules::authorize::Lack;
+use crate::upstream::body::Body;
+use crate::upstream::tunnel;
+
+/// In place of a secret.
+const STARS: &str = "***";
+/// The shortest text that is taken for a secret wherever it turns up, in bytes.
+const SECRET: usize = 8;
+
+/// A request as it would stand on the wire.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Imagined {
+    method: String,
+    /// The request target: `/path?query`, or the absolute form.
+    target: String,
+    /// Names and values in their order, `host` among them.
+    #[serde(default)]
+    headers: Vec<(String, String)>,
+    /// The peer; loopback where none is named.
+    client: Option<IpAddr>,
+    /// It comes by TLS.
+    #[serde(default = "yes")]
+    tls: bool,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// What was learned on the way, as JSON.
+#[derive(Default)]
+struct Story(Map<String, Value>);
+
+impl Story {
+    fn tell(&mut self, what: &str, value: impl Into<Value>) {
+        self.0.insert(what.to_owned(), value.into());
+    }
+}
+
+/// Answers `POST /v1/explain`.
+pub async fn explain(gateway: &Arc<Gateway>, method: &Method, body: &[u8]) -> Reply {
+    if method != Method::POST {
+        return Reply { status: 405, body: json!({ "error": "/v1/explain takes POST" }) };
+    }
+    let imagined = serde_json::from_slice::<Imagined>(body).map_err(|error| error.to_string());
+    let head = imagined.and_then(|imagined| Ok((head(&imagined)?, imagined)));
+    let (head, imagined) = match head {
+        Ok(ready) => ready,
+        Err(error) => return Reply { status: 400, body: json!({ "error": error }) },
+    };
+    let secrets = secrets(&head.headers);
+    let mut told = Value::Object(story(gateway, head, &imagined).await.0);
+    star_out(&mut told, &secrets);
+    Reply { status: 200, body: told }
+}
+
+/// The head as hyper would hand it over.
+fn head(imagined: &Imagined) -> Result<Parts, String> {
+    let Imagined { method, target, headers, .. } = imagined;
+    let mut request = Request::new(());
+    *request.method_mut() = Method::from_bytes(method.as_bytes()).map_err(|_| format!("`{method}` is no method"))?;
+    *request.uri_mut() = target.parse::<Uri>().map_err(|error| format!("the request target: {error}"))?;
+    *request.version_mut() = Version::HTTP_11;
+    for (name, value) in headers {
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("`{name}` is no header name"))?;
+        let value = HeaderValue::from_bytes(value.as_bytes())
+            .map_err(|_| format!("`{name}` has no value that a header can have"))?;
+        request.headers_mut().append(name, value);
+    }
+    // What hyper leaves with every request that may ask for an upgrade; this one leads nowhere.
+    let upgrade = hyper::upgrade::on(&mut request);
+    request.extensions_mut().insert(upgrade);
+    Ok(request.into_parts().0)
+}
+
+async fn story(gateway: &Arc<Gateway>, head: Parts, imagined: &Imagined) -> Story {
+    let peer = (imagined.client.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), 0).into();
+    let tls = imagined.tls.then_some(Handshake { version: TlsVersion::V13, http2: false });
+    let connection = Arc::new(Connection { peer, tls, held: Place::default() });
+    let mut exchange = Exchange::begin(gateway, &connection, head.method.clone());
+    exchange.imagined = true;
+    exchange.grpc = grpc::is_call(&head.headers);
+    let mut story = Story::default();
+    // In this order they are read.
+    for what in ["passes", "decision", "problem", "decided_by"] {
+        story.tell(what, Value::Null);
+    }
+    let outcome = walk(&mut exchange, head, &mut story).await;
+    story.tell("request_id", exchange.request_id.as_str());
+    story.tell("passes", outcome.is_ok());
+    match outcome {
+        Ok(decision) => story.tell("decision", decision),
+        Err(refusal) => refused(&mut exchange, refusal, &mut story).await,
+    }
+    story
+}
+
+/// [`super::exchange::handle`] up to where a backend or an operation would be asked.
+async fn walk(exchange: &mut Exchange, mut head: Parts, story: &mut Story) -> Result<&'static str, Refusal> {
+    let taken = intake::take(exchange, &mut head);
+    story.tell("client", exchange.client.to_string());
+    story.tell("site", exchange.site.as_ref().map(|live| live.site.name.clone()));
+    story.tell("path", (!exchange.path.is_empty()).then(|| exchange.path.clone()));
+    taken?;
+    if cors::preflight(exchange, &head).is_some() {
+        return Ok("preflight");
+    }
+    let live = Arc::clone(exchange.site());
+    let target = route::find(exchange)?;
+    let public = authenticate::is_public(&live, &target);
+    story.tell("target", described(&live, exchange, &target, public));
+    story.tell("credential", presented(&live, &head.headers));
+    if agent::is_one(exchange, &target, &head)? {
+        // Whoever it is says so in the first message; until then it is only asked for.
+        return Ok("first_message");
+    }
+    let mut windows = Vec::new();
+    if !public {
+        let failures = authenticate::failures(exchange).await?;
+        windows.extend(failures.iter().map(|state| window("failed_credentials", 0, state)));
+        story.tell("windows", windows.clone());
+    }
+    let known = authenticate::authenticate(exchange, &head.headers, &target).await;
+    let principal = exchange.principal.clone();
+    story.tell("who", principal.as_deref().map(|principal| who(&live, principal)));
+    let all = if public { SmallVec::new() } else { asked(&live, &target, principal.as_deref()) };
+    let rules: Vec<(Rule, Value)> = all.iter().map(|asked| (asked.rule, rule(&live, asked))).collect();
+    drop(all);
+    story.tell("rules", rules.iter().map(|(_, told)| told.clone()).collect::<Value>());
+    known?;
+    let permit = authorize::authorize(exchange, target).inspect_err(|denied| {
+        story.tell("decided_by", decided(&live, *denied, principal.as_deref(), &rules));
+    })?;
+    windows.extend(
+        throttle::windows(exchange, &permit).await?.iter().map(|(kind, cost, state)| window(kind.name(), *cost, state)),
+    );
+    story.tell("windows", windows);
+    throttle::admit(exchange, &permit).await?;
+    let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0);
+    match permit {
+        Permit::Native(_) => {
+            Body::fits(length, live.site.max_body)?;
+            Ok("native")
+        }
+        Permit::KeySet => Ok("key_set"),
+        Permit::Forward(permit) => {
+            let route = &live.site.routes[permit.route()];
+            head.extensions.remove::<OnUpgrade>();
+            if !tunnel::wanted(&head)? {
+                Body::fits(length, route.max_body)?;
+            }
+            let (request, upstream) = forward::request(exchange, &permit, head, Body::Empty).await?;
+            let upstream = &live.upstreams[upstream];
+            let servers: Vec<String> = upstream.settings.servers.iter().map(ToString::to_string).collect();
+            story
+                .tell("upstream", json!({ "name": &*upstream.name, "servers": servers, "path": request.uri().path() }));
+            let written: Vec<&HeaderName> =
+                route.request_headers.set.iter().chain(&route.request_headers.add).map(|(name, _)| name).collect();
+            story.tell("headers", shown(&live, request.headers(), &written));
+            Ok("forward")
+        }
+    }
+}
+
+async fn refused(exchange: &mut Exchange, refusal: Refusal, story: &mut Story) {
+    let (answer, told) = respond::refuse(exchange, refusal).await;
+    let answer = respond::complete(exchange, answer);
+    story.tell("decision", "refuse");
+    if let Some(told) = told {
+        story.tell("problem", told.kind.name());
+        if let Some(fault) = told.fault {
+            tracing::warn!(request_id = %exchange.request_id, error = &fault as &dyn std::error::Error, "explaining a request failed on our side");
+        }
+    }
+    let (head, body) = answer.into_parts();
+    let headers: Vec<Value> = head.headers.iter().map(|(name, value)| json!([name.as_str(), text(value)])).collect();
+    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let body: Value = serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into());
+    story.tell("answer", json!({ "status": head.status.as_u16(), "headers": headers, "body": body }));
+}
+
+fn described(live: &LiveSite, exchange: &Exchange, target: &Target, public: bool) -> Value {
+    let kind = match target {
+        Target::Native(_) => "operation",
+        Target::Forward(_) => "route",
+        Target::KeySet => "key_set",
+    };
+    let mut guards: Vec<String> = Vec::new();
+    if let Target::Forward(target) = target {
+        guards.extend(target.guards.iter().map(|guard| live.site.guards[*guard].on.to_string()));
+    }
+    json!({ "kind": kind, "name": exchange.route.as_deref(), "public": public, "guards": guards })
+}
+
+fn presented(live: &LiveSite, headers: &HeaderMap) -> Value {
+    match Presented::read(headers.get_all(AUTHORIZATION), &live.site.contract) {
+        Ok(None) => Value::Null,
+        Ok(Some(presented)) => match presented.kind {
+            Carried::Token => "token".into(),
+            Carried::ApiKey => "api_key".into(),
+        },
+        Err(unreadable) => format!("unreadable: {unreadable}").into(),
+    }
+}
+
+fn window(of: &str, cost: u32, state: &WindowState) -> Value {
+    let reset = u64::try_from(state.reset_after.as_millis().div_ceil(1000)).unwrap_or(u64::MAX);
+    json!({
+        "of": of, "window": state.window.to_string(), "limit": state.window.limit, "remaining": state.remaining,
+        "reset_seconds": reset, "cost": cost,
+    })
+}
+
+fn who(live: &LiveSite, principal: &Principal) -> Value {
+    let (contract, account) = (&live.site.contract, &principal.account);
+    let ids = &contract.ids;
+    let mut who = json!({
+        "user": ids.user.render(account.user.id.uuid()), "email": account.user.email, "role": account.user.role,
+        "org": ids.org.render(account.org.id.uuid()), "plan": account.org.plan,
+    });
+    let permissions = principal.permissions.key.as_ref().unwrap_or(&principal.permissions.role);
+    who["permissions"] = permissions.iter().map(Permission::as_str).collect();
+    match &principal.method {
+        Proof::Token { session, .. } => who["session"] = ids.session.render(session.uuid()).into(),
+        Proof::Key(key) => who["key"] = ids.key.render(key.id.uuid()).into(),
+    }
+    who
+}
+
+fn rule(live: &LiveSite, asked: &Asked<'_>) -> Value {
+    let contract = &live.site.contract;
+    let roles = asked.requires.roles.map(|roles| names(roles, |at| Some(contract.roles.get(at)?.name.as_str())));
+    let plans = asked.requires.plans.map(|plans| names(plans, |at| Some(contract.plans.get(at)?.name.as_str())));
+    json!({ "rule": name(live, asked.rule), "roles": roles, "permissions": asked.permissions, "plans": plans })
+}
+
+fn name(live: &LiveSite, rule: Rule) -> String {
+    match rule {
+        Rule::Route(at) => format!("route {}", live.site.routes[at].name),
+        Rule::Guard(at) => format!("guard {}", live.site.guards[at].on),
+        Rule::Operation(at) => format!("operation {}", live.site.contract.operations[at].operation.signature().name),
+        Rule::Keys => "api_keys".to_owned(),
+    }
+}
+
+fn names<'a>(set: Bits, of: impl Fn(usize) -> Option<&'a str>) -> Vec<&'a str> {
+    set.iter().filter_map(|at| of(usize::from(at))).collect()
+}
+
+/// The rule that said no, and what it misses.
+fn decided(live: &LiveSite, denied: Denied, caller: Option<&Principal>, rules: &[(Rule, Value)]) -> Value {
+    let Denied::Lacks(at, lack) = denied else {
+        return match denied {
+            Denied::ByKey => json!({ "rule": "an API key may not call this operation" }),
+            _ => json!({ "rule": "a credential is needed" }),
+        };
+    };
+    let asks =
+        |what: &str| rules.iter().find(|(rule, _)| *rule == at).map_or(Value::Null, |(_, own)| own[what].clone());
+    let role = caller.map(|caller| caller.account.user.role.as_str());
+    let (lacks, asks, has) = match lack {
+        Lack::KnownRole => ("known_role", Value::Null, role),
+        Lack::Role => ("role", asks("roles"), role),
+        Lack::Writing => ("writing", Value::Null, role),
+        Lack::Plan(_) => ("plan", asks("plans"), caller.map(|caller| caller.account.org.plan.as_str())),
+        Lack::Permission(which) => ("permission", asks("permissions")[which].clone(), None),
+    };
+    json!({ "rule": name(live, at), "lacks": lacks, "asks": asks, "has": has })
+}
+
+/// The headers as the backend would see them; what is secret, or could be, as stars.
+fn shown(live: &LiveSite, headers: &HeaderMap, written: &[&HeaderName]) -> Value {
+    let identity = live.site.identity.all();
+    let tell = |(name, value): (&HeaderName, &HeaderValue)| {
+        let ours = *name != live.site.identity.assertion && identity.iter().any(|(_, own)| *own == name);
+        let secret = !ours && (written.contains(&name) || is_secret(name) || *name == live.site.identity.assertion);
+        json!([name.as_str(), if secret { STARS.to_owned() } else { text(value) }])
+    };
+    headers.iter().map(tell).collect()
+}
+
+fn is_secret(name: &HeaderName) -> bool {
+    const PARTS: [&str; 9] =
+        ["auth", "cookie", "token", "secret", "key", "password", "credential", "signature", "assertion"];
+    // `Sec-WebSocket-Key` is no key.
+    !name.as_str().starts_with("sec-websocket-") && PARTS.iter().any(|part| name.as_str().contains(part))
+}
+
+fn text(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).into_owned()
+}
+
+/// What must not be told, wherever it would stand.
+fn secrets(headers: &HeaderMap) -> Vec<String> {
+    let values = headers.iter().filter(|(name, _)| is_secret(name)).map(|(_, value)| text(value));
+    let mut words: Vec<String> = values
+        .flat_map(|value| value.split([' ', ';', ',', '=']).map(str::to_owned).collect::<Vec<_>>())
+        .filter(|word| word.len() >= SECRET)
+        .collect();
+    words.sort_by_key(|word| std::cmp::Reverse(word.len()));
+    words
+}
+
+fn star_out(told: &mut Value, secrets: &[String]) {
+    match told {
+        Value::String(text) => {
+            for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+                if text.contains(secret.as_str()) {
+                    *text = text.replace(secret.as_str(), STARS);
+                }
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| star_out(value, secrets)),
+        Value::Object(fields) => fields.values_mut().for_each(|value| star_out(value, secrets)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
