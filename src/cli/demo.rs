@@ -82,12 +82,13 @@ async fn show(
         running.drain().await;
         return outcome.map(|()| ExitCode::SUCCESS);
     }
-    invite(&running, &authority)?;
+    invite(&running, &authority, &arguments.data)?;
     Ok(status(running.until_signal(read, footprint).await?))
 }
 
-fn invite(running: &Running, authority: &Path) -> std::io::Result<()> {
-    let authority = authority.display();
+fn invite(running: &Running, authority: &Path, data: &Path) -> std::io::Result<()> {
+    let (authority, token) = (authority.display(), data.join("secrets/admin"));
+    let token = token.display();
     let port = running.https.map_or(8443, |address| address.port());
     let admin = running.admin.map(|address| address.to_string()).unwrap_or_default();
     say!(
@@ -112,11 +113,16 @@ Paste these into another terminal, in this folder:
   # without a token it goes nowhere
   curl -i --cacert {authority} https://localhost:{port}/api/v1/posts
 
-  # an API key that may read posts and nothing else
-  curl --cacert {authority} https://localhost:{port}/api/v1/api-keys -H "Authorization: Bearer $TOKEN" \
-    -H 'Content-Type: application/json' -d '{{"name": "reader", "permissions": ["read:posts"]}}'
+  # an API key that may read posts and nothing else: the first call passes, the second does not
+  KEY=$(curl -s --cacert {authority} https://localhost:{port}/api/v1/api-keys -H "Authorization: Bearer $TOKEN" \
+    -H 'Content-Type: application/json' -d '{{"name": "reader", "permissions": ["read:posts"]}}' \
+    | sed 's/.*"key":"\([^"]*\)".*/\1/')
+  curl -i --cacert {authority} https://localhost:{port}/api/v1/posts -H "Authorization: ApiKey $KEY"
+  curl -i --cacert {authority} -X POST https://localhost:{port}/api/v1/posts -H "Authorization: ApiKey $KEY"
 
-  # what an operator sees
+  # what an operator does (it counts from the next request on), and sees
+  curl -X PATCH http://{admin}/v1/sites/demo/orgs/you@example.com \
+    -H "Authorization: Bearer $(cat {token})" -d '{{"plan": "growth"}}'
   curl http://{admin}/metrics
 
 Play the whole story with `tollgate demo --tour`. Ctrl-C ends it."#
