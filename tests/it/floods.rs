@@ -15,7 +15,7 @@ use super::frames::{
     WINDOW_UPDATE, block, frame,
 };
 use super::harness::{Gate, Setup};
-use super::process::{Home, Plan, Served};
+use super::process::{Home, Plan};
 use super::wire::now;
 
 /// As many keys as asked for, all well formed, none of which was ever made.
@@ -52,13 +52,6 @@ async fn forged_keys_from_an_address_over_its_bound_cost_no_look_up_and_leave_no
     assert_eq!(ask(known).await, 200);
     assert_eq!(gate.client.get("/api/v1/posts").bearer(&token).send().await.status, 200);
     assert_eq!(ask(unseen).await, 429);
-}
-
-/// The process's resident memory in KiB.
-fn resident(served: &Served) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", served.process.id())).expect("a process of Linux");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident memory");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
 /// The code of a GOAWAY that says: too much (RFC 9113 section 7).
@@ -207,10 +200,10 @@ async fn floods_of_frames_are_cut_or_cost_nothing_and_honest_clients_are_served(
     for _ in 0..50 {
         assert_eq!(served.https.get("/open").send().await.status, 200);
     }
-    let before = resident(&served);
+    let before = served.resident();
     for flood in FLOODS {
         endure(flood, &served.https).await;
-        let grown = resident(&served).saturating_sub(before);
+        let grown = served.resident().saturating_sub(before);
         assert!(grown < 96 * 1024, "{}: {grown} KiB more than before", flood.name);
     }
     let over2 = served.https.get("/open").send_http2().await;

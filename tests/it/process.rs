@@ -266,3 +266,19 @@ pub struct Served {
     pub http: Client,
     pub admin: Client,
 }
+
+impl Served {
+    /// Its resident memory, in KiB.
+    pub fn resident(&self) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("a process of Linux");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident memory");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// A metric's value, by the start of its line.
+    pub async fn metric(&self, line: &str) -> f64 {
+        let text = self.admin.get("/metrics").send().await.text();
+        text.lines().find_map(|own| own.strip_prefix(line)?.trim().parse().ok()).unwrap_or_else(|| panic!("no {line}"))
+    }
+}

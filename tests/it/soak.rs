@@ -84,14 +84,14 @@ async fn under_load_and_faults_nobody_is_wrongly_let_in_and_nothing_fails_unexpl
         reload(&soak, &served, &path, &text, round).await;
         round += 1;
         if warm.is_none() && begun.elapsed() > whole / 3 {
-            warm = Some(resident(&served));
+            warm = Some(served.resident());
         }
     }
     soak.over.store(true, Ordering::SeqCst);
     while let Some(ended) = tasks.join_next().await {
         ended.expect("no claim was broken");
     }
-    let (before, after) = (warm.expect("a third has passed"), resident(&served));
+    let (before, after) = (warm.expect("a third has passed"), served.resident());
     let counts = soak.counts();
     assert!(after < before + GROWTH, "memory grew from {before} to {after} KiB");
     assert!(counts.good > 200 && counts.refused > 50, "there was load: {counts:?}");
@@ -273,12 +273,12 @@ async fn reload(soak: &Soak, served: &Served, path: &Path, text: &str, round: us
     };
     std::fs::write(path, own).expect("the configuration");
     let wanted = f64::from(u8::from(!broken));
-    let before = metric(&soak.admin, "tollgate_config_reloads_total{outcome=\"ok\"}").await;
+    let before = served.metric("tollgate_config_reloads_total{outcome=\"ok\"}").await;
     served.process.signal("HUP").await;
     let heard = async {
         loop {
-            let last = metric(&soak.admin, "tollgate_config_last_reload_successful").await;
-            let count = metric(&soak.admin, "tollgate_config_reloads_total{outcome=\"ok\"}").await;
+            let last = served.metric("tollgate_config_last_reload_successful").await;
+            let count = served.metric("tollgate_config_reloads_total{outcome=\"ok\"}").await;
             if (last - wanted).abs() < 0.5 && (broken || count > before) {
                 return;
             }
@@ -290,18 +290,6 @@ async fn reload(soak: &Soak, served: &Served, path: &Path, text: &str, round: us
     // the round before it had.
     let there = soak.data.get("/more").send().await.status;
     assert_eq!(there, if with || broken { 401 } else { 404 }, "round {round}");
-}
-
-async fn metric(admin: &Client, line: &str) -> f64 {
-    let text = admin.get("/metrics").send().await.text();
-    text.lines().find_map(|own| own.strip_prefix(line)?.trim().parse().ok()).unwrap_or_else(|| panic!("no {line}"))
-}
-
-/// The process's resident memory in KiB.
-fn resident(served: &Served) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", served.process.id())).expect("a process of Linux");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident memory");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
 /// How a backend behaves.

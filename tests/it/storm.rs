@@ -8,24 +8,13 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::backend::Backend;
-use super::process::{Home, Plan, Served};
+use super::process::{Home, Plan};
 
 const SIGN_INS: usize = 500;
 const WORKERS: u32 = 1;
 const QUEUE: usize = 16;
 /// What a hash takes (19 MiB), for each worker, and what 500 connections with TLS take in a debug build, in KiB.
 const ROOM: u64 = (WORKERS as u64 * 19 + 96) * 1024;
-
-fn resident(served: &Served) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", served.process.id())).expect("a process of Linux");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident memory");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
-}
-
-async fn metric(served: &Served, line: &str) -> f64 {
-    let text = served.admin.get("/metrics").send().await.text();
-    text.lines().find_map(|own| own.strip_prefix(line)?.trim().parse().ok()).unwrap_or_else(|| panic!("no {line}"))
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_sign_ins_is_bounded_and_proxied_traffic_goes_on() {
@@ -38,7 +27,7 @@ async fn a_storm_of_sign_ins_is_bounded_and_proxied_traffic_goes_on() {
     let account = json!({ "email": "ann@example.com", "password": "correct horse battery", "name": "Ann" });
     assert_eq!(served.https.post("/api/v1/auth/register", &account).send().await.status, 201);
     let token = served.https.post("/api/v1/auth/login", &account).send().await.string("/access_token");
-    let before = resident(&served);
+    let before = served.resident();
 
     let over = Arc::new(AtomicBool::new(false));
     let (proxied, too_many) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
@@ -56,7 +45,7 @@ async fn a_storm_of_sign_ins_is_bounded_and_proxied_traffic_goes_on() {
         let (served, over, too_many) = (Arc::clone(&served), Arc::clone(&over), Arc::clone(&too_many));
         async move {
             while !over.load(Ordering::SeqCst) {
-                let now = metric(&served, "tollgate_password_hashes_running").await;
+                let now = served.metric("tollgate_password_hashes_running").await;
                 too_many.fetch_or(now > f64::from(WORKERS) + 0.5, Ordering::SeqCst);
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -78,7 +67,7 @@ async fn a_storm_of_sign_ins_is_bounded_and_proxied_traffic_goes_on() {
         });
     }
     let answers: Vec<_> = storm.join_all().await.into_iter().flatten().collect();
-    let after = resident(&served);
+    let after = served.resident();
     let during = proxied.load(Ordering::SeqCst);
     over.store(true, Ordering::SeqCst);
     traffic.await.expect("every proxied request was answered");
@@ -96,7 +85,7 @@ async fn a_storm_of_sign_ins_is_bounded_and_proxied_traffic_goes_on() {
         }
     }
     let shed = answers.iter().filter(|answer| answer.status == 503).count();
-    assert!(shed > 0 && metric(&served, "tollgate_password_hashes_shed_total").await >= 1.0, "more came than may wait");
+    assert!(shed > 0 && served.metric("tollgate_password_hashes_shed_total").await >= 1.0, "more came than may wait");
     assert!(!too_many.load(Ordering::SeqCst), "more hashes at once than there are workers");
     assert!(during > 5, "proxied traffic went on: {during}");
     assert!(after < before + ROOM, "memory grew from {before} to {after} KiB");
