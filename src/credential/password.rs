@@ -167,10 +167,21 @@ impl PasswordPool {
             // Moved in: given back when the work ends, whether or not anybody still waits for it.
             let _held = (place, worker);
             let _timed = durations.start_timer();
+            stand_back();
             job()
         });
         work.await.map_err(|error| PasswordError::Failed(error.to_string()))
     }
+}
+
+/// How far a hashing thread stands back, as `nice` counts it.
+const NICENESS: i32 = 15;
+
+/// Lets everything else that wants a core go first: a storm of sign-ins may take what is left over, and a request that is
+/// only forwarded does not wait behind 20 ms of hashing. On Linux this is the calling thread's own priority (setpriority(2)),
+/// and stays with the thread, which is one for work that blocks. Where it cannot be set, hashing goes on as it is.
+fn stand_back() {
+    let _ = rustix::process::setpriority_process(None, NICENESS);
 }
 
 /// What `password` misses of the product's rules; empty: acceptable.
