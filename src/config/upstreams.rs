@@ -76,9 +76,15 @@ fn ejection(raw: &RawEjection, report: &mut Report<'_>) -> Ejection {
 pub(super) fn overrides(raw: &RawRoute, report: &mut Report<'_>) -> Overrides {
     Overrides {
         connect: time(&raw.connect_timeout, report),
+        tls: time(&raw.tls_timeout, report),
         response: time(&raw.response_timeout, report),
         idle: time(&raw.idle_timeout, report),
+        tunnel_idle: raw
+            .tunnel_idle_timeout
+            .is_some()
+            .then(|| duration(&raw.tunnel_idle_timeout, secs(300), secs(1)..=LONGEST, report)),
         whole: time(&raw.timeout, report),
+        body: time(&raw.body_timeout, report),
     }
 }
 

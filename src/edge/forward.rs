@@ -58,8 +58,10 @@ pub async fn forward(
         });
     }
     let route = &live.site.routes[permit.route()];
-    let mut body = Body::client(body, route.max_body, exchange.gateway.bounds.body_timeout)?;
+    let patience = route.overrides.body.unwrap_or(exchange.gateway.bounds.body_timeout);
+    let mut body = Body::client(body, route.max_body, patience)?;
     body.admit_trailers(&live.reserved);
+    body.count_into(&exchange.received);
     let (request, upstream) = request(exchange, &permit, head, body).await?;
     let upstream = &live.upstreams[upstream];
     let mut overrides = route.overrides;
@@ -118,7 +120,7 @@ pub async fn open(exchange: &mut Exchange, permit: &ForwardPermit, head: Parts) 
         Err(error) => outcome(error),
     };
     upstream.metrics.finished(outcome, exchange.took());
-    Ok((opened?, upstream.settings.tunnel_idle_timeout))
+    Ok((opened?, route.overrides.tunnel_idle.unwrap_or(upstream.settings.tunnel_idle_timeout)))
 }
 
 /// The request as the backend gets it, and which of the site's upstreams that is.
@@ -184,7 +186,8 @@ fn outcome(error: &SendError) -> UpstreamOutcome {
     match error {
         SendError::Connect { .. } => UpstreamOutcome::Connect,
         SendError::ConnectTimeout { .. } => UpstreamOutcome::ConnectTimeout,
-        SendError::Tls { .. } | SendError::TlsTimeout { .. } => UpstreamOutcome::Tls,
+        SendError::Tls { .. } => UpstreamOutcome::Tls,
+        SendError::TlsTimeout { .. } => UpstreamOutcome::TlsTimeout,
         SendError::ResponseTimeout => UpstreamOutcome::ResponseTimeout,
         SendError::IdleTimeout => UpstreamOutcome::IdleTimeout,
         SendError::Overdue => UpstreamOutcome::Overdue,

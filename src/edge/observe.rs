@@ -16,7 +16,7 @@ use crate::model::principal::Method;
 use crate::model::problem::ProblemKind;
 use crate::model::refusal::Fault;
 use crate::observe::access::AccessLine;
-use crate::observe::metrics::labels::TunnelEnd;
+use crate::observe::metrics::labels::{Cut, TunnelEnd};
 use crate::observe::metrics::{Decision, Finished, Held};
 use crate::upstream::body::{Body, BodyError};
 use crate::upstream::tunnel::Ended;
@@ -53,6 +53,8 @@ pub struct Record {
     /// How long its WebSocket took to open: what counts as its duration, since a WebSocket may last for days.
     opening: Option<Duration>,
     end: Option<TunnelEnd>,
+    /// Why its answer was broken off.
+    cut: Option<Cut>,
     _held: Held,
 }
 
@@ -65,7 +67,8 @@ pub fn observe(mut exchange: Exchange, answer: Response<Body>, told: Option<Told
         Some(_) => (metrics.tunnel_opened(), Some(exchange.took())),
     };
     let status = answer.status().as_u16();
-    let mut record = Some(Box::new(Record { exchange, told, status, sent: 0, opening, end: None, _held: held }));
+    let mut record =
+        Some(Box::new(Record { exchange, told, status, sent: 0, opening, end: None, cut: None, _held: held }));
     if let Some(tunnel) = tunnel
         && let Some(record) = record.take()
     {
@@ -89,11 +92,13 @@ impl http_body::Body for Observed {
         if let Some(lost) = lost
             && lost.as_mut().poll(context).is_ready()
         {
-            return Poll::Ready(Some(Err(BodyError::Revoked)));
+            return record.revoked();
         }
         let polled = Pin::new(body).poll_frame(context);
-        if let Poll::Ready(Some(Ok(frame))) = &polled {
-            record.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => record.sent += frame.data_ref().map_or(0, |data| data.len() as u64),
+            Poll::Ready(Some(Err(error))) => record.cut = Some(error.cut()),
+            _ => {}
         }
         // One that keeps its client waiting, and one that never does but is long.
         let lasts = polled.is_pending() || record.sent >= LONG;
@@ -102,7 +107,7 @@ impl http_body::Body for Observed {
                 Box::pin(Standing::of(&record.exchange).lost());
             // Polled once now, so that its timer wakes this task.
             if future.as_mut().poll(context).is_ready() {
-                return Poll::Ready(Some(Err(BodyError::Revoked)));
+                return record.revoked();
             }
             *lost = Some(future);
         }
@@ -119,6 +124,11 @@ impl http_body::Body for Observed {
 }
 
 impl Record {
+    fn revoked(&mut self) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.cut = Some(Cut::Revoked);
+        Poll::Ready(Some(Err(BodyError::Revoked)))
+    }
+
     /// What went through its WebSocket.
     pub fn ended(&mut self, ended: Ended) {
         self.exchange.received.fetch_add(ended.to_backend, Ordering::Relaxed);
@@ -129,7 +139,7 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let Self { exchange, told, status, sent, opening, end, _held } = self;
+        let Self { exchange, told, status, sent, opening, end, cut, _held } = self;
         let told = told.as_ref();
         let took = exchange.took();
         let decision = match told {
@@ -145,12 +155,15 @@ impl Drop for Record {
         if let Some(end) = *end {
             metrics.tunnel_ended(end);
         }
+        if let Some(cut) = *cut {
+            metrics.cut(cut);
+        }
         let fault = told.and_then(|told| told.fault.as_ref());
         if let Some(fault) = fault {
             tracing::error!(request_id = %exchange.request_id, error = fault as &dyn std::error::Error, "a request failed on our side");
         }
         if exchange.gateway.logs.wants_access() {
-            log(exchange, status, told, (took, *end), (received, sent));
+            log(exchange, status, told, (took, *end, *cut), (received, sent));
         }
     }
 }
@@ -159,7 +172,7 @@ fn log(
     exchange: &Exchange,
     status: u16,
     told: Option<&Told>,
-    (took, tunnel): (Duration, Option<TunnelEnd>),
+    (took, tunnel, cut): (Duration, Option<TunnelEnd>, Option<Cut>),
     (received, sent): (u64, u64),
 ) {
     let principal = exchange.principal.as_deref();
@@ -189,6 +202,7 @@ fn log(
         sent,
         upstream: exchange.upstream.as_deref(),
         tunnel,
+        cut,
         tls: tls.map(|tls| tls.version),
         alpn: tls.map(|tls| if tls.http2 { "h2" } else { "http/1.1" }),
         fault: told.and_then(|told| told.fault.as_ref()),

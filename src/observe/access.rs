@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use super::mask;
-use super::metrics::labels::{TlsVersion, TunnelEnd};
+use super::metrics::labels::{Cut, TlsVersion, TunnelEnd};
 use crate::model::id::{KeyId, OrgId, SessionId, UserId};
 use crate::model::problem::ProblemKind;
 use crate::model::refusal::Fault;
@@ -59,6 +59,8 @@ pub struct AccessLine<'a> {
     pub upstream: Option<&'a str>,
     /// How the WebSocket ended that it opened.
     pub tunnel: Option<TunnelEnd>,
+    /// Why its answer was broken off after the head.
+    pub cut: Option<Cut>,
     /// The connection's TLS version; `None` without TLS.
     pub tls: Option<TlsVersion>,
     /// The protocol TLS agreed on.
@@ -69,7 +71,7 @@ pub struct AccessLine<'a> {
 
 impl Serialize for AccessLine<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut line = serializer.serialize_struct("access", 23)?;
+        let mut line = serializer.serialize_struct("access", 24)?;
         line.serialize_field("time", &self.time.to_rfc3339())?;
         line.serialize_field("kind", "access")?;
         line.serialize_field("request_id", &*mask::cut(self.request_id, 128))?;
@@ -90,6 +92,7 @@ impl Serialize for AccessLine<'_> {
         line.serialize_field("sent_bytes", &self.sent)?;
         line.serialize_field("upstream", &self.upstream)?;
         line.serialize_field("tunnel", &self.tunnel.map(TunnelEnd::name))?;
+        line.serialize_field("cut", &self.cut.map(Cut::name))?;
         line.serialize_field("tls", &self.tls.map(TlsVersion::name))?;
         line.serialize_field("alpn", &self.alpn.map(|alpn| mask::cut(alpn, 32)))?;
         line.serialize_field("fault", &self.fault.map(|fault| told(fault)))?;
@@ -115,6 +118,7 @@ impl Display for AccessLine<'_> {
             ("upstream", self.upstream),
             ("problem", self.problem.map(ProblemKind::name)),
             ("tunnel", self.tunnel.map(TunnelEnd::name)),
+            ("cut", self.cut.map(Cut::name)),
         ];
         for (name, text) in names.iter().filter_map(|(name, text)| Some((name, (*text)?))) {
             write!(f, " {name}={text:?}")?;

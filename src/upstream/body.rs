@@ -7,6 +7,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use super::hygiene::{self, Reserved};
 use super::lease::Lease;
 use super::progress::{Phase, Stall, Upload};
 use crate::model::problem::Problem;
+use crate::observe::metrics::labels::Cut;
 
 /// A body on its way through.
 #[derive(Default)]
@@ -75,6 +77,17 @@ impl BodyError {
             _ => Problem::MalformedRequest("the body ended too early"),
         }
     }
+
+    /// Why an answer was broken off that ended so.
+    pub const fn cut(&self) -> Cut {
+        match self {
+            Self::BackendStalled => Cut::BackendStalled,
+            Self::BackendLost(_) | Self::Truncated => Cut::BackendLost,
+            Self::Overdue => Cut::Overdue,
+            Self::Revoked => Cut::Revoked,
+            Self::TooLarge | Self::ClientStalled | Self::ClientLost(_) | Self::Abandoned => Cut::RequestBody,
+        }
+    }
 }
 
 impl Body {
@@ -85,7 +98,8 @@ impl Body {
         if incoming.is_end_stream() {
             return Ok(Self::Empty);
         }
-        Ok(Self::Client(ClientBody { incoming, left: max, stall: Stall::new(idle), upload: None, trailers: None }))
+        let stall = Stall::new(idle);
+        Ok(Self::Client(ClientBody { incoming, left: max, stall, upload: None, trailers: None, received: None }))
     }
 
     /// Lets the client's trailers through, without what only the gateway may say (`reserved`), what frames or routes a
@@ -95,6 +109,13 @@ impl Body {
     pub fn admit_trailers(&mut self, reserved: &Arc<Reserved>) {
         if let Self::Client(body) = self {
             body.trailers = Some(Arc::clone(reserved));
+        }
+    }
+
+    /// Adds the bytes that the client sends to `received` as they come, also those beyond what it may send.
+    pub fn count_into(&mut self, received: &Arc<AtomicU64>) {
+        if let Self::Client(body) = self {
+            body.received = Some(Arc::clone(received));
         }
     }
 
@@ -200,6 +221,8 @@ pub struct ClientBody {
     upload: Option<Arc<Upload>>,
     /// Whether trailers pass, and what is taken out of them.
     trailers: Option<Arc<Reserved>>,
+    /// Where its bytes are counted.
+    received: Option<Arc<AtomicU64>>,
 }
 
 impl ClientBody {
@@ -235,6 +258,9 @@ impl ClientBody {
                 return Poll::Ready((!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers))));
             }
         };
+        if let Some(received) = &self.received {
+            received.fetch_add(data.len() as u64, Ordering::Relaxed);
+        }
         match self.left.checked_sub(data.len() as u64) {
             Some(left) => self.left = left,
             None => return self.fail(BodyError::TooLarge),

@@ -133,7 +133,7 @@ impl Pools {
         let upload = request.body_mut().watch();
         let idle = own.idle.unwrap_or(to.idle_timeout);
         let patience = Patience { response: own.response.unwrap_or(to.response_timeout), idle };
-        let steps = Steps { tcp: own.connect.unwrap_or(to.connect_timeout), tls: to.tls_timeout };
+        let steps = Steps { tcp: own.connect.unwrap_or(to.connect_timeout), tls: own.tls.unwrap_or(to.tls_timeout) };
         let limits = Limits { max_connections: to.max_connections, max_queue: to.max_queue, wait: to.queue_timeout };
         let mut tried: SmallVec<[usize; 4]> = SmallVec::new();
         let mut want = Want { fresh: false, alone };

@@ -162,10 +162,16 @@ impl fmt::Display for Server {
 pub struct Overrides {
     /// In place of [`Settings::connect_timeout`].
     pub connect: Option<Duration>,
+    /// In place of [`Settings::tls_timeout`].
+    pub tls: Option<Duration>,
     /// In place of [`Settings::response_timeout`].
     pub response: Option<Duration>,
     /// In place of [`Settings::idle_timeout`].
     pub idle: Option<Duration>,
+    /// In place of [`Settings::tunnel_idle_timeout`].
+    pub tunnel_idle: Option<Duration>,
     /// In place of [`Settings::timeout`].
     pub whole: Option<Duration>,
+    /// In place of the time that the gateway gives a client between two bytes of its body.
+    pub body: Option<Duration>,
 }

@@ -27,6 +27,7 @@ mod operate;
 mod operator;
 mod pace;
 mod paths;
+mod phases;
 mod process;
 mod products;
 mod proxies;

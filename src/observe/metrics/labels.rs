@@ -215,8 +215,10 @@ labels! {
         Connect = "connect_failed",
         /// No connection in time.
         ConnectTimeout = "connect_timeout",
-        /// No TLS, or not in time.
+        /// No TLS.
         Tls = "tls_failed",
+        /// No TLS in time.
+        TlsTimeout = "tls_timeout",
         /// Connected, no answer in time.
         ResponseTimeout = "response_timeout",
         /// It stopped taking the request's body.
@@ -271,6 +273,20 @@ labels! {
         Drained = "drained",
         /// A connection broke, or never came about.
         Broken = "broken",
+    }
+
+    /// Why an answer that had begun did not come to its end by our doing.
+    Cut {
+        /// The backend sent nothing for too long.
+        BackendStalled = "backend_stalled",
+        /// The backend's answer broke off, or was no longer HTTP.
+        BackendLost = "backend_lost",
+        /// The whole request took too long.
+        Overdue = "timeout",
+        /// The client may no longer have the rest.
+        Revoked = "revoked",
+        /// The request's own body failed.
+        RequestBody = "request_body",
     }
 
     /// A TLS version.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Method;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::labels::{MethodClass, StatusClass, TunnelEnd};
+use super::labels::{Cut, MethodClass, StatusClass, TunnelEnd};
 use super::{Held, Make, Metrics, grid};
 use crate::model::problem::ProblemKind;
 
@@ -72,6 +72,7 @@ pub(super) struct Families {
     sent: IntCounterVec,
     tunnels: IntGaugeVec,
     tunnels_ended: IntCounterVec,
+    cuts: IntCounterVec,
 }
 
 impl Families {
@@ -92,6 +93,11 @@ impl Families {
             sent: make.counters("response_bytes_total", "Bytes of answer bodies.", &["site"]),
             tunnels: make.gauges("tunnels", "WebSockets open.", &["site"]),
             tunnels_ended: make.counters("tunnels_total", "WebSockets ended.", &["site", "end"]),
+            cuts: make.counters(
+                "answers_cut_total",
+                "Answers broken off after their head was out.",
+                &["site", "reason"],
+            ),
         }
     }
 }
@@ -108,6 +114,7 @@ pub struct SiteMetrics {
     sent: IntCounter,
     tunnels: IntGauge,
     tunnels_ended: Vec<IntCounter>,
+    cuts: Vec<IntCounter>,
 }
 
 impl SiteMetrics {
@@ -133,6 +140,7 @@ impl SiteMetrics {
                 .iter()
                 .map(|end| families.tunnels_ended.with_label_values(&[site, end.name()]))
                 .collect(),
+            cuts: Cut::ALL.iter().map(|cut| families.cuts.with_label_values(&[site, cut.name()])).collect(),
         }
     }
 
@@ -149,6 +157,11 @@ impl SiteMetrics {
     /// Counts a WebSocket that ended.
     pub fn tunnel_ended(&self, end: TunnelEnd) {
         self.tunnels_ended[end as usize].inc();
+    }
+
+    /// Counts an answer that was broken off.
+    pub fn cut(&self, reason: Cut) {
+        self.cuts[reason as usize].inc();
     }
 
     /// Counts a request that is over.
