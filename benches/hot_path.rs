@@ -89,7 +89,7 @@ fn stages(world: &World) -> Vec<Case<'_>> {
     ];
     cases.extend([10, 100, 1000, 10_000].map(routes));
     cases.push(authorization(world));
-    let windows = [60, 86_400].map(|secs| Window { limit: u32::MAX, length: Duration::from_secs(secs) });
+    let windows = [60, 86_400].map(|secs| Window { limit: u32::MAX, length: Duration::from_secs(secs), shadow: false });
     let subject = Subject::address("bench", "all", Ipv4Addr::LOCALHOST.into());
     cases.push(case("limit/two windows", move || {
         let charges = [Charge { subject, windows: black_box(&windows), cost: 1 }];

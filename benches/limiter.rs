@@ -87,7 +87,7 @@ fn subject(number: u64) -> Subject {
 }
 
 fn windows(limit: u32) -> Vec<Window> {
-    [1, 60].map(|secs| Window { limit, length: Duration::from_secs(secs) }).to_vec()
+    [1, 60].map(|secs| Window { limit, length: Duration::from_secs(secs), shadow: false }).to_vec()
 }
 
 #[expect(clippy::disallowed_methods, reason = "a bench measures real time")]

@@ -173,7 +173,7 @@ match = "{route}"
 
 /// Two windows that a bench does not fill.
 fn windows() -> Vec<Window> {
-    [60, 86_400].map(|secs| Window { limit: u32::MAX, length: Duration::from_secs(secs) }).to_vec()
+    [60, 86_400].map(|secs| Window { limit: u32::MAX, length: Duration::from_secs(secs), shadow: false }).to_vec()
 }
 
 fn account(now: Timestamp) -> Account {

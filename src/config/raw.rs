@@ -392,6 +392,7 @@ pub(super) struct RawRoute {
     pub roles: Texts,
     pub plans: Texts,
     pub permissions: Texts,
+    pub shadow: Option<Spanned<bool>>,
     pub limits: Texts,
     pub cost: Number,
     pub forward_credential: Option<bool>,
@@ -430,6 +431,7 @@ pub(super) struct RawGuard {
     pub roles: Texts,
     pub plans: Texts,
     pub permissions: Texts,
+    pub shadow: Option<Spanned<bool>>,
 }
 
 /// A list of texts, or one text alone (`https = "0.0.0.0:443"`, also what an environment variable gives).

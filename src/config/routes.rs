@@ -48,30 +48,71 @@ pub(super) fn routes(
 }
 
 /// The site's guards and the contract's, each with paths of their own: what the product asks goes on counting
-/// where a site asks for more. A site's guard replaces the contract's on exactly the same methods and path.
+/// where a site asks for more. A site's guard replaces the contract's on exactly the same methods and path. What is only
+/// tried has paths of its own again, so that it takes nobody's place; where it asks nothing, it speaks of the contract's.
 pub(super) fn guards(
     raw: &[Spanned<RawGuard>],
     around: &Around<'_>,
     report: &mut Report<'_>,
-) -> Option<([Router; 2], Vec<Guard>)> {
-    let mut guards: Vec<Guard> = Vec::new();
-    let mut own = Vec::new();
-    let mut places = Vec::new();
-    for raw in raw {
-        let RawGuard { on, roles, plans, permissions } = raw.get_ref();
-        let Some((pattern, requires)) = asked(on, raw, (roles, plans, permissions), around, report) else { continue };
-        own.push((pattern.clone(), guards.len()));
-        places.push(on);
-        guards.push(Guard { on: pattern, requires });
-    }
-    let of_site = router(&own, &places, report)?;
+) -> Option<(Vec<Router>, Vec<Guard>)> {
     let of_contract = around.contract.map_or(&[][..], |contract| &contract.guards);
-    let mut below = Vec::new();
-    for guard in of_contract.iter().filter(|guard| own.iter().all(|(pattern, _)| *pattern != guard.on)) {
-        below.push((guard.on.clone(), guards.len()));
-        guards.push(Guard { on: guard.on.clone(), requires: guard.requires.clone() });
+    let mut guards: Vec<Guard> = Vec::new();
+    // Those that hold, and those that are tried.
+    let (mut own, mut places) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+    let mut silent: Vec<Pattern> = Vec::new();
+    for raw in raw {
+        let RawGuard { on, roles, plans, permissions, shadow } = raw.get_ref();
+        let Some((pattern, requires)) = asked(on, raw, (roles, plans, permissions), around, report) else { continue };
+        let shadow = shadow.as_ref().filter(|shadow| *shadow.get_ref());
+        if let Some(shadow) = shadow.filter(|_| roles.is_none() && plans.is_none() && permissions.is_none()) {
+            if around.contract.is_some() && of_contract.iter().all(|guard| guard.on != pattern) {
+                let message = "nothing is asked here, and the contract has no guard on exactly these methods and path";
+                let remedy = "say what is tried (roles, plans, permissions), or write `match` as the contract does";
+                report.tell(&shadow.span(), message, remedy);
+            }
+            silent.push(pattern);
+            continue;
+        }
+        let layer = usize::from(shadow.is_some());
+        own[layer].push((pattern.clone(), guards.len()));
+        places[layer].push(on);
+        guards.push(Guard { on: pattern, requires, shadow: shadow.is_some() });
     }
-    Some(([of_site, Router::build(&below).ok()?], guards))
+    let mut below = [Vec::new(), Vec::new()];
+    for guard in of_contract.iter().filter(|guard| own[0].iter().all(|(pattern, _)| *pattern != guard.on)) {
+        // One that the site puts in shadow stays where it stands: a wider one does not begin to hold in its stead.
+        below[usize::from(guard.shadow)].push((guard.on.clone(), guards.len()));
+        let shadow = guard.shadow || silent.contains(&guard.on);
+        guards.push(Guard { on: guard.on.clone(), requires: guard.requires.clone(), shadow });
+    }
+    let [held, tried] = [0, 1].map(|layer| router(&own[layer], &places[layer], report));
+    let (held, tried) = (held?, tried?);
+    let mut layers = vec![held, Router::build(&below[0]).ok()?];
+    if !own[1].is_empty() {
+        layers.push(tried);
+    }
+    if !below[1].is_empty() {
+        layers.push(Router::build(&below[1]).ok()?);
+    }
+    Some((layers, guards))
+}
+
+/// Tells of public routes that a guard in shadow would close. Held or not, the guard would do what a trial must not: ask
+/// for a credential where none was asked, or let strangers in where one was.
+pub(super) fn open_to_strangers(routes: &[Spanned<RawRoute>], guards: &[Guard], report: &mut Report<'_>) {
+    for raw in routes.iter().map(Spanned::get_ref) {
+        let Some(public) = raw.public.as_ref().filter(|public| *public.get_ref()) else { continue };
+        let Some(Ok(pattern)) = raw.on.as_ref().map(|on| Pattern::parse(on.get_ref())) else { continue };
+        let closes = |guard: &&Guard| guard.shadow && guard.on.meets(&pattern) && !pattern.is_closer_than(&guard.on);
+        if let Some(guard) = guards.iter().find(closes) {
+            let message = format!(
+                "the guard `{}` in shadow lies over this public route and would ask for a credential",
+                guard.on
+            );
+            let remedy = "leave out public here, or the guard there: authentication is never in shadow";
+            report.tell(&public.span(), message, remedy);
+        }
+    }
 }
 
 /// The pattern of a rule and what it asks.
@@ -131,12 +172,14 @@ fn route(raw: &Spanned<RawRoute>, around: &Around<'_>, report: &mut Report<'_>) 
     }
     let (pattern, requires) = asked(&it.on, raw, (&it.roles, &it.plans, &it.permissions), around, report)?;
     let public = public(it, report);
+    let shadow = shadow(it, report);
     not_native(it.on.as_ref()?, &pattern, around, report);
     let rewrite = reshape::rewrite(it, &pattern, report);
     let route = Route {
         name: it.on.as_ref()?.get_ref().clone(),
         on: pattern.clone(),
         requires,
+        shadow,
         public,
         encoded_slash: it.encoded_slash.unwrap_or(false),
         split: split.unwrap_or_else(|| Split::to(0)),
@@ -151,6 +194,16 @@ fn route(raw: &Spanned<RawRoute>, around: &Around<'_>, report: &mut Report<'_>) 
         overrides,
     };
     Some((pattern, route))
+}
+
+/// Whether what it asks is only tried.
+fn shadow(raw: &RawRoute, report: &mut Report<'_>) -> bool {
+    let Some(shadow) = raw.shadow.as_ref().filter(|shadow| *shadow.get_ref()) else { return false };
+    if raw.roles.is_none() && raw.plans.is_none() && raw.permissions.is_none() {
+        let remedy = "say what is tried (roles, plans, permissions); a window is tried as \"100/1d shadow\"";
+        report.tell(&shadow.span(), "nothing is asked here that could be tried", remedy);
+    }
+    true
 }
 
 /// Whether it passes without a credential; then nothing can be asked of a caller.

@@ -127,6 +127,7 @@ pub(super) fn compile(
         routes::Around { contract: contract.as_ref(), upstreams: &upstreams, identity: &identity, asymmetric };
     let forwarded = routes::routes(&raw.route, &surroundings, report);
     let guarded = routes::guards(&raw.guard, &surroundings, report);
+    routes::open_to_strangers(&raw.route, guarded.as_ref().map_or(&[], |(_, guards)| guards), report);
     let empty = RawTokens::default();
     let tokens = raw.tokens.as_ref().map_or(&empty, Spanned::get_ref);
     let leeway = duration(&tokens.leeway, secs(30), secs(0)..=secs(300), report);
@@ -239,7 +240,13 @@ fn adjust(contract: &mut Contract, plans: &Named<RawPlan>, tokens: Option<&RawTo
 fn site_limits(raw: Option<&RawSiteLimits>, report: &mut Report<'_>) -> SiteLimits {
     let silent = RawSiteLimits::default();
     let raw = raw.unwrap_or(&silent);
-    let window = |limit: u32, minutes: u64| Window { limit, length: secs(minutes * 60) };
+    for texts in [&raw.failed_sign_ins, &raw.failed_credentials] {
+        for text in each(texts).iter().filter(|text| text.get_ref().parse().is_ok_and(|window: Window| window.shadow)) {
+            let message = "how often a credential may be wrong is part of authentication, which is never in shadow";
+            report.tell(&text.span(), message, "leave ` shadow` out");
+        }
+    }
+    let window = |limit: u32, minutes: u64| Window { limit, length: secs(minutes * 60), shadow: false };
     SiteLimits {
         address_native: limits(&raw.native_per_address, &[window(60, 1)], report),
         failed_sign_in: limits(&raw.failed_sign_ins, &[window(10, 15)], report),

@@ -62,8 +62,9 @@ pub struct Site {
     pub credential: Arc<credential::Settings>,
     /// Paths of the contract's operations: indices into `contract.operations`.
     pub native: Router,
-    /// Indices into `guards`; ask it by [`Router::find_any_spelling`].
-    pub guard_paths: [Router; 2],
+    /// Indices into `guards`; ask each by [`Router::find_any_spelling`]: the site's, the contract's, then those of both
+    /// that are only tried.
+    pub guard_paths: Vec<Router>,
     /// What guards ask.
     pub guards: Vec<Guard>,
     /// Indices into `routes`.
@@ -96,6 +97,8 @@ pub struct Route {
     pub on: Pattern,
     /// What is asked of the caller, beside the guards.
     pub requires: Requirement,
+    /// What is asked is only tried: what it would refuse is counted and logged, and passes.
+    pub shadow: bool,
     /// Passes without a credential.
     pub public: bool,
     /// Indices into the site's upstreams, by weight.

@@ -286,7 +286,7 @@ pub fn windows(raw: &[Spanned<String>], report: &mut Report<'_>) -> Vec<Window> 
                 continue;
             }
         };
-        if windows.iter().any(|other| other.length == window.length) {
+        if windows.iter().any(|other| other.length == window.length && other.shadow == window.shadow) {
             report.tell(
                 &raw.span(),
                 "two windows of one length: only the smaller would count",

@@ -310,6 +310,8 @@ pub struct Guard {
     pub on: Pattern,
     /// What is asked.
     pub requires: Requirement,
+    /// It is only tried: what it would refuse is counted and logged, and passes.
+    pub shadow: bool,
 }
 
 /// How a problem is told.

@@ -133,6 +133,24 @@ impl Pattern {
         };
         kinds(self) > kinds(other)
     }
+
+    /// Whether one request may match both, in any spelling of its path.
+    pub fn meets(&self, other: &Self) -> bool {
+        fn overlap(one: &[&str], other: &[&str]) -> bool {
+            match (one, other) {
+                ([rest], _) | (_, [rest]) if rest.starts_with("{*") => true,
+                ([] | [""], []) | ([], [""]) => true,
+                ([first, one @ ..], [second, other @ ..]) => {
+                    let open = |segment: &str, value: &str| segment.starts_with('{') && !value.is_empty();
+                    let same = first.eq_ignore_ascii_case(second) || open(first, second) || open(second, first);
+                    same && overlap(one, other)
+                }
+                _ => false,
+            }
+        }
+        let (one, two): (Vec<&str>, Vec<&str>) = (self.path.split('/').collect(), other.path.split('/').collect());
+        self.methods.meets(other.methods) && overlap(&one, &two)
+    }
 }
 
 impl fmt::Display for Pattern {
@@ -253,6 +271,34 @@ fn is_plain(value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_patterns_meet_where_one_request_may_match_both() {
+        let meet = |one: &str, two: &str| {
+            let (one, two) = (Pattern::parse(one).unwrap(), Pattern::parse(two).unwrap());
+            assert_eq!(one.meets(&two), two.meets(&one));
+            one.meets(&two)
+        };
+        for (one, two) in [
+            ("GET /a/{id}", "* /{x}/b"),
+            ("* /{*rest}", "POST /"),
+            ("* /a/{*rest}", "GET /a"),
+            ("GET /a/{id}", "HEAD /A/7/"),
+            ("GET /a/{x}/c", "GET /a/b/{*y}"),
+            ("GET /open", "GET /OPEN"),
+        ] {
+            assert!(meet(one, two), "{one} {two}");
+        }
+        for (one, two) in [
+            ("GET /a/{id}", "POST /a/{id}"),
+            ("GET /a/{id}", "GET /a/{id}/b"),
+            ("GET /a/{id}", "GET /a/"),
+            ("* /a/{*rest}", "* /b/{*rest}"),
+            ("GET /a/b/c", "GET /a/{x}/d"),
+        ] {
+            assert!(!meet(one, two), "{one} {two}");
+        }
+    }
 
     #[test]
     fn get_brings_head_and_star_brings_everything() {

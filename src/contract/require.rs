@@ -27,7 +27,8 @@ pub(super) fn guards(
             let message = "nothing below a native prefix is forwarded, so this guard would never ask";
             report.tell(&raw.on.span(), message, "write roles, plans and permissions on the [[operation]]");
         }
-        if guards.iter().any(|other| collide(&other.on, &on)) {
+        // One that holds and one that is tried may stand side by side.
+        if guards.iter().any(|other| other.shadow == raw.shadow && collide(&other.on, &on)) {
             report.tell(
                 &raw.on.span(),
                 "a guard on these methods and this path stands above",
@@ -36,7 +37,7 @@ pub(super) fn guards(
         }
         let asked = Asked { roles: raw.roles.as_ref(), plans: raw.plans.as_ref(), permissions: &raw.permissions };
         let requires = requirement(asked, &on, roles, plans, report);
-        guards.push(Guard { on, requires });
+        guards.push(Guard { on, requires, shadow: raw.shadow });
     }
     guards
 }

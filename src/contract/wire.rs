@@ -74,6 +74,10 @@ fn operation(raw: &RawOperation, around: Around<'_>, report: &mut Report<'_>) ->
             format!("`{}` is for anyone: nobody is known yet whose role or plan could be asked", signature.name);
         report.tell(&span, message, "leave roles, plans and permissions out here");
     }
+    if let Some(shadow) = raw.shadow.as_ref().filter(|shadow| *shadow.get_ref()) {
+        let message = "what a native operation asks is never in shadow: it makes keys, ends sessions and tells secrets";
+        report.tell(&shadow.span(), message, "leave shadow out; guards, routes and windows can be tried");
+    }
     let requires = requirement(asked, &on, around.roles, around.plans, report);
     let by_key = by_key(raw, operation, around.keys, report);
     let (body, item) = answer(raw, operation, around.refresh, report);

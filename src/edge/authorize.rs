@@ -13,7 +13,7 @@ use crate::model::principal::{Method, Principal};
 use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
 use crate::rules;
-use crate::rules::authorize::Lack;
+use crate::rules::authorize::{Demand, Lack};
 
 /// Proof that a request may go on. Its fields are private to this file: forgetting the check does not compile.
 #[derive(Debug)]
@@ -38,6 +38,7 @@ pub struct NativePermit {
 pub struct ForwardPermit {
     route: usize,
     caller: Option<Arc<Principal>>,
+    tried: Vec<(Rule, Lack)>,
 }
 
 impl NativePermit {
@@ -62,6 +63,11 @@ impl ForwardPermit {
     pub fn caller(&self) -> Option<&Arc<Principal>> {
         self.caller.as_ref()
     }
+
+    /// The rules that are only tried and would have refused it.
+    pub fn tried(&self) -> &[(Rule, Lack)] {
+        &self.tried
+    }
 }
 
 /// Which rule a requirement is of.
@@ -75,6 +81,29 @@ pub enum Rule {
     Operation(usize),
     /// What the product asks wherever a key is shown.
     Keys,
+}
+
+impl Rule {
+    /// Its name, as configured: for log, metrics and operator.
+    pub fn name(self, live: &LiveSite) -> String {
+        match self {
+            Self::Route(at) => format!("route {}", live.site.routes[at].name),
+            Self::Guard(at) => format!("guard {}", live.site.guards[at].on),
+            Self::Operation(at) => {
+                format!("operation {}", live.site.contract.operations[at].operation.signature().name)
+            }
+            Self::Keys => "api_keys".to_owned(),
+        }
+    }
+
+    /// Whether it is only tried. What is asked of native operations and of every key always holds.
+    fn is_shadow(self, live: &LiveSite) -> bool {
+        match self {
+            Self::Route(at) => live.site.routes[at].shadow,
+            Self::Guard(at) => live.site.guards[at].shadow,
+            Self::Operation(_) | Self::Keys => false,
+        }
+    }
 }
 
 /// Why a request may not go on: for the operator; a client learns of it what its [`Problem`] says.
@@ -106,6 +135,8 @@ pub struct Asked<'a> {
     pub requires: &'a Requirement,
     /// The permissions among it, filled from the path.
     pub permissions: &'a [String],
+    /// It is only tried.
+    pub shadow: bool,
 }
 
 /// Everything that is asked of a caller who is known; public targets ask nothing.
@@ -120,7 +151,7 @@ pub fn asked<'a>(live: &'a LiveSite, target: &'a Target, caller: Option<&Princip
     let mut ask = |rule, requires: &'a Requirement| {
         let (permissions, others) = filled.split_at(requires.permissions.len().min(filled.len()));
         filled = others;
-        all.push(Asked { rule, requires, permissions });
+        all.push(Asked { rule, requires, permissions, shadow: rule.is_shadow(live) });
     };
     match target {
         Target::Native(target) => {
@@ -144,7 +175,7 @@ pub fn asked<'a>(live: &'a LiveSite, target: &'a Target, caller: Option<&Princip
     }
     // `route` and this agree on how many there are. Were they ever not to, what is left over is asked all the same.
     if let (false, Some(last)) = (filled.is_empty(), all.last()) {
-        let left = Asked { rule: last.rule, requires: last.requires, permissions: filled };
+        let left = Asked { rule: last.rule, requires: last.requires, permissions: filled, shadow: false };
         all.push(left);
     }
     all
@@ -154,6 +185,7 @@ pub fn asked<'a>(live: &'a LiveSite, target: &'a Target, caller: Option<&Princip
 pub fn authorize(exchange: &Exchange, target: Target) -> Result<Permit, Denied> {
     let live = exchange.site();
     let caller = exchange.principal.clone();
+    let mut tried = Vec::new();
     if !is_public(live, &target) {
         let principal = caller.as_deref().ok_or(Denied::Nobody)?;
         let writes = match &target {
@@ -169,16 +201,17 @@ pub fn authorize(exchange: &Exchange, target: Target) -> Result<Permit, Denied> 
             }
             Target::KeySet => false,
         };
-        judge(live, principal, &asked(live, &target, Some(principal)), writes)?;
+        tried = judge(live, principal, &asked(live, &target, Some(principal)), writes)?;
     }
     Ok(match target {
         Target::Native(target) => Permit::Native(NativePermit { target, caller }),
-        Target::Forward(target) => Permit::Forward(ForwardPermit { route: target.route, caller }),
+        Target::Forward(target) => Permit::Forward(ForwardPermit { route: target.route, caller, tried }),
         Target::KeySet => Permit::KeySet,
     })
 }
 
-fn judge(live: &LiveSite, principal: &Principal, all: &[Asked<'_>], writes: bool) -> Result<(), Denied> {
+/// What the rules that are only tried say of a request that may go on; why it may not, where it may not.
+fn judge(live: &LiveSite, principal: &Principal, all: &[Asked<'_>], writes: bool) -> Result<Vec<(Rule, Lack)>, Denied> {
     let contract = &live.site.contract;
     let role = principal.role.and_then(|role| contract.roles.get(usize::from(role.0)));
     let caller = rules::authorize::Caller {
@@ -187,12 +220,19 @@ fn judge(live: &LiveSite, principal: &Principal, all: &[Asked<'_>], writes: bool
         granted: &principal.permissions,
         read_only: role.is_some_and(|role| role.read_only),
     };
+    let lacks = |asked: &Asked<'_>, plans| {
+        let demand = Demand { roles: asked.requires.roles, plans, permissions: asked.permissions, writes };
+        rules::authorize::authorize(caller, demand)
+    };
+    // Of what is only tried there remains what holds for everyone: a known role, and one that may write.
+    let everyone = Demand { roles: None, plans: None, permissions: &[], writes };
     let judge = |asked: &Asked<'_>, plans| {
-        let Asked { rule, requires, permissions } = asked;
-        let demand = rules::authorize::Demand { roles: requires.roles, plans, permissions, writes };
-        rules::authorize::authorize(caller, demand).map_err(|lack| Denied::Lacks(*rule, lack))
+        let judged = if asked.shadow { rules::authorize::authorize(caller, everyone) } else { lacks(asked, plans) };
+        judged.map_err(|lack| Denied::Lacks(asked.rule, lack))
     };
     // Who they are against every rule first: a plan is offered only to somebody whom it would help.
     all.iter().try_for_each(|asked| judge(asked, None))?;
-    all.iter().try_for_each(|asked| judge(asked, asked.requires.plans))
+    all.iter().try_for_each(|asked| judge(asked, asked.requires.plans))?;
+    let tried = all.iter().filter(|asked| asked.shadow);
+    Ok(tried.filter_map(|asked| Some((asked.rule, lacks(asked, asked.requires.plans).err()?))).collect())
 }

@@ -22,6 +22,7 @@ use crate::limit::{Charge, LimitError, Verdict};
 use crate::model::principal::Principal;
 use crate::model::refusal::Refusal;
 use crate::model::time::Now;
+use crate::observe::access::Shadow;
 use crate::upstream::body::Body;
 
 /// What is known of a request so far.
@@ -55,6 +56,8 @@ pub struct Exchange {
     pub principal: Option<Arc<Principal>>,
     /// What its windows hold, once asked.
     pub rates: Option<Rates>,
+    /// What is only tried and would have refused it.
+    pub shadow: Vec<Shadow>,
     /// The upstream it went to.
     pub upstream: Option<Arc<str>>,
     /// Bytes of its body that were taken so far.
@@ -142,6 +145,7 @@ impl Exchange {
             route: None,
             principal: None,
             rates: None,
+            shadow: Vec::new(),
             upstream: None,
             received: Arc::default(),
             credential: None,

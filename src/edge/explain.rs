@@ -117,7 +117,7 @@ async fn story(gateway: &Arc<Gateway>, head: Parts, imagined: &Imagined) -> Stor
     exchange.grpc = grpc::is_call(&head.headers);
     let mut story = Story::default();
     // In this order they are read.
-    for what in ["passes", "decision", "problem", "decided_by"] {
+    for what in ["passes", "decision", "problem", "decided_by", "shadow"] {
         story.tell(what, Value::Null);
     }
     let outcome = walk(&mut exchange, head, &mut story).await;
@@ -171,6 +171,7 @@ async fn walk(exchange: &mut Exchange, mut head: Parts, story: &mut Story) -> Re
     );
     story.tell("windows", windows);
     throttle::admit(exchange, &permit).await?;
+    story.tell("shadow", in_shadow(&live, exchange, &permit, principal.as_deref(), &rules));
     let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0);
     match permit {
         Permit::Native(_) => {
@@ -241,8 +242,8 @@ fn presented(live: &LiveSite, headers: &HeaderMap) -> Value {
 fn window(of: &str, cost: u32, state: &WindowState) -> Value {
     let reset = u64::try_from(state.reset_after.as_millis().div_ceil(1000)).unwrap_or(u64::MAX);
     json!({
-        "of": of, "window": state.window.to_string(), "limit": state.window.limit, "remaining": state.remaining,
-        "reset_seconds": reset, "cost": cost,
+        "of": of, "window": state.window.held().to_string(), "limit": state.window.limit, "remaining": state.remaining,
+        "reset_seconds": reset, "cost": cost, "shadow": state.window.shadow.then_some(true),
     })
 }
 
@@ -266,16 +267,30 @@ fn rule(live: &LiveSite, asked: &Asked<'_>) -> Value {
     let contract = &live.site.contract;
     let roles = asked.requires.roles.map(|roles| names(roles, |at| Some(contract.roles.get(at)?.name.as_str())));
     let plans = asked.requires.plans.map(|plans| names(plans, |at| Some(contract.plans.get(at)?.name.as_str())));
-    json!({ "rule": name(live, asked.rule), "roles": roles, "permissions": asked.permissions, "plans": plans })
+    json!({ "rule": asked.rule.name(live), "roles": roles, "permissions": asked.permissions, "plans": plans, "shadow": asked.shadow.then_some(true) })
 }
 
-fn name(live: &LiveSite, rule: Rule) -> String {
-    match rule {
-        Rule::Route(at) => format!("route {}", live.site.routes[at].name),
-        Rule::Guard(at) => format!("guard {}", live.site.guards[at].on),
-        Rule::Operation(at) => format!("operation {}", live.site.contract.operations[at].operation.signature().name),
-        Rule::Keys => "api_keys".to_owned(),
-    }
+/// What is only tried and would have refused it.
+fn in_shadow(
+    live: &LiveSite,
+    exchange: &Exchange,
+    permit: &Permit,
+    caller: Option<&Principal>,
+    rules: &[(Rule, Value)],
+) -> Value {
+    let lacks = match permit {
+        Permit::Forward(permit) => permit.tried(),
+        Permit::Native(_) | Permit::KeySet => &[],
+    };
+    let told = exchange.shadow.iter().enumerate().map(|(at, shadow)| {
+        let mut told = match lacks.get(at) {
+            Some((rule, lack)) => decided(live, Denied::Lacks(*rule, *lack), caller, rules),
+            None => json!({ "rule": shadow.rule, "window": shadow.window.map(|window| window.held().to_string()) }),
+        };
+        told["problem"] = shadow.problem.name().into();
+        told
+    });
+    Some(told.collect::<Vec<_>>()).filter(|told| !told.is_empty()).into()
 }
 
 fn names<'a>(set: Bits, of: impl Fn(usize) -> Option<&'a str>) -> Vec<&'a str> {
@@ -300,7 +315,7 @@ fn decided(live: &LiveSite, denied: Denied, caller: Option<&Principal>, rules: &
         Lack::Plan(_) => ("plan", asks("plans"), caller.map(|caller| caller.account.org.plan.as_str())),
         Lack::Permission(which) => ("permission", asks("permissions")[which].clone(), None),
     };
-    json!({ "rule": name(live, at), "lacks": lacks, "asks": asks, "has": has })
+    json!({ "rule": at.name(live), "lacks": lacks, "asks": asks, "has": has })
 }
 
 /// The headers as the backend would see them; what is secret, or could be, as stars.

@@ -31,6 +31,7 @@ pub mod pace;
 pub mod proxied;
 pub mod respond;
 pub mod route;
+mod shadow;
 pub mod standing;
 pub mod throttle;
 pub mod tunnel;

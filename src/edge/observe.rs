@@ -192,6 +192,7 @@ fn log(
         route: exchange.route.as_deref(),
         status,
         problem: told.map(|told| told.kind),
+        shadow: &exchange.shadow,
         user: principal.map(|principal| principal.account.user.id),
         org: principal.map(|principal| principal.account.org.id),
         key,

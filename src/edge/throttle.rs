@@ -5,6 +5,7 @@
 //! windows of the client's address. What is found stands in the answer's `X-RateLimit-*`.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -12,6 +13,7 @@ use smallvec::SmallVec;
 
 use super::authorize::Permit;
 use super::exchange::Exchange;
+use super::shadow;
 use crate::gateway::LiveSite;
 use crate::limit::{Charge, LimitError, States, Subject, SubjectKind, Verdict, WindowState};
 use crate::model::principal::{Method, Principal};
@@ -55,12 +57,21 @@ impl Rates {
 
 /// Admits the request, or refuses it and spends nothing.
 pub async fn admit(exchange: &mut Exchange, permit: &Permit) -> Result<(), Refusal> {
-    let live = std::sync::Arc::clone(exchange.site());
-    let charges = charges(&live, exchange.client, permit);
+    let live = Arc::clone(exchange.site());
+    let (charges, tried) = charges(&live, exchange.client, permit);
+    spend(exchange, permit, &charges).await?;
+    if shadow::concerns(permit, &tried) {
+        // Boxed: no request of a site that tries nothing should carry the room for this.
+        Box::pin(shadow::note(exchange, &live, permit, &tried)).await;
+    }
+    Ok(())
+}
+
+async fn spend(exchange: &mut Exchange, permit: &Permit, charges: &[Charge<'_>]) -> Result<(), Refusal> {
     if charges.is_empty() {
         return Ok(());
     }
-    let verdict = exchange.charge(&charges).await.map_err(Refusal::unavailable)?;
+    let verdict = exchange.charge(charges).await.map_err(Refusal::unavailable)?;
     let limits = (!exchange.imagined).then_some(&exchange.gateway.metrics.limits);
     let kinds = charges.iter().map(|charge| label(charge.subject.kind()));
     match verdict {
@@ -85,11 +96,16 @@ pub async fn admit(exchange: &mut Exchange, permit: &Permit) -> Result<(), Refus
 /// Every window that [`admit`] asks, as it stands: whose it is and what the request costs of it.
 pub async fn windows(exchange: &Exchange, permit: &Permit) -> Result<Vec<(LimitKind, u32, WindowState)>, LimitError> {
     let live = exchange.site();
-    let charges = charges(live, exchange.client, permit);
-    let (Verdict::Admitted(states) | Verdict::Refused(states, _)) =
-        exchange.gateway.limiter.foresee(&charges, exchange.now).await?;
-    let of = |state: &WindowState| (label(charges[state.charge].subject.kind()), charges[state.charge].cost, *state);
-    Ok(states.iter().map(of).collect())
+    let (charges, tried) = charges(live, exchange.client, permit);
+    let mut all = Vec::new();
+    for charges in [&*charges, &*tried] {
+        let (Verdict::Admitted(states) | Verdict::Refused(states, _)) =
+            exchange.gateway.limiter.foresee(charges, exchange.now).await?;
+        let of =
+            |state: &WindowState| (label(charges[state.charge].subject.kind()), charges[state.charge].cost, *state);
+        all.extend(states.iter().map(of));
+    }
+    Ok(all)
 }
 
 fn caller(permit: &Permit) -> Option<&Principal> {
@@ -100,13 +116,13 @@ fn caller(permit: &Permit) -> Option<&Principal> {
     }
 }
 
-/// What a request pays, of which windows.
-fn charges<'a>(live: &'a LiveSite, client: IpAddr, permit: &'a Permit) -> SmallVec<[Charge<'a>; 4]> {
+/// What a request pays, of which windows: of those that hold, and of those that are only tried.
+fn charges<'a>(live: &'a LiveSite, client: IpAddr, permit: &'a Permit) -> (SmallVec<[Charge<'a>; 4]>, Vec<Charge<'a>>) {
     let mut charges: SmallVec<[Charge<'_>; 4]> = SmallVec::new();
     let route = match permit {
         Permit::Native(_) => None,
         Permit::Forward(permit) => Some(&live.site.routes[permit.route()]),
-        Permit::KeySet => return charges,
+        Permit::KeySet => return (charges, Vec::new()),
     };
     let caller = caller(permit);
     let cost = match permit {
@@ -128,8 +144,9 @@ fn charges<'a>(live: &'a LiveSite, client: IpAddr, permit: &'a Permit) -> SmallV
             charges.push(Charge { subject, windows: &route.windows, cost });
         }
     }
-    charges.retain(|charge| !charge.windows.is_empty());
-    charges
+    let tried = charges.iter().map(|charge| charge.in_shadow()).filter(Charge::asks).collect();
+    charges.retain(|charge| charge.asks());
+    (charges, tried)
 }
 
 /// What the caller's windows hold, without spending: for answers that were refused before they were charged.
@@ -137,7 +154,7 @@ pub async fn look(exchange: &Exchange, principal: &Principal) -> Option<Rates> {
     let live = exchange.site();
     let mut charges: SmallVec<[Charge<'_>; 4]> = SmallVec::new();
     charge_caller(live, principal, 0, &mut charges);
-    charges.retain(|charge| !charge.windows.is_empty());
+    charges.retain(|charge| charge.asks());
     match exchange.gateway.limiter.admit(&charges, exchange.now).await {
         Ok(Verdict::Admitted(states) | Verdict::Refused(states, _)) => Rates::of(&states),
         Err(_) => None,
@@ -156,7 +173,8 @@ fn charge_caller<'a>(live: &'a LiveSite, principal: &'a Principal, cost: u32, ch
     }
 }
 
-fn label(kind: SubjectKind) -> LimitKind {
+/// The name of a window's owner in logs and metrics.
+pub fn label(kind: SubjectKind) -> LimitKind {
     match kind {
         SubjectKind::Org => LimitKind::Organization,
         SubjectKind::User => LimitKind::User,

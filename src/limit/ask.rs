@@ -37,10 +37,10 @@ pub(super) type Asks = SmallVec<[Ask; 4]>;
 pub(super) fn flatten(charges: &[Charge<'_>]) -> Asks {
     let mut asks = Asks::new();
     for (at, charge) in charges.iter().enumerate() {
-        for window in charge.windows {
+        for window in charge.asked() {
             let length = millis(window.length);
             let takes = |other: &&Charge<'_>| {
-                other.subject == charge.subject && other.windows.iter().any(|own| own.length == window.length)
+                other.subject == charge.subject && other.asked().any(|own| own.length == window.length)
             };
             let demand = if charges.len() == 1 {
                 u64::from(charge.cost)

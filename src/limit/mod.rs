@@ -81,10 +81,30 @@ pub struct Charge<'a> {
     /// Who pays.
     pub subject: Subject,
     /// From which windows; none: nothing is asked. Windows are told apart by their length alone, so that a subject
-    /// whose limit changes keeps what it has spent; a length that is new to it starts at nothing.
+    /// whose limit changes keeps what it has spent; a length that is new to it starts at nothing. Those that are only
+    /// tried are asked of the subject [in shadow](Subject::in_shadow), and no others are.
     pub windows: &'a [Window],
     /// How many units; 0 only looks.
     pub cost: u32,
+}
+
+impl Charge<'_> {
+    /// The same for the windows that are only tried. They are spent from together or not at all, as if they held, and
+    /// apart from all others: what they would have refused spends nothing of them.
+    #[must_use]
+    pub fn in_shadow(self) -> Self {
+        Self { subject: self.subject.in_shadow(), ..self }
+    }
+
+    /// Whether it asks any window.
+    pub fn asks(&self) -> bool {
+        self.asked().next().is_some()
+    }
+
+    /// The windows that are asked.
+    fn asked(&self) -> impl Iterator<Item = &Window> {
+        self.windows.iter().filter(|window| window.shadow == self.subject.is_shadow())
+    }
 }
 
 /// What came of an admission.

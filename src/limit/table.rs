@@ -227,7 +227,7 @@ mod tests {
     use crate::model::time::Steady;
     use crate::model::window::Window;
 
-    const MINUTE: Window = Window { limit: 3, length: Duration::from_mins(1) };
+    const MINUTE: Window = Window { limit: 3, length: Duration::from_mins(1), shadow: false };
 
     fn org(number: u128) -> Subject {
         Subject::org("realm", OrgId::from(Uuid::from_u128(number)))

@@ -1,4 +1,4 @@
-//! A window as people write it: `100/1h`.
+//! A window as people write it: `100/1h`, and `100/1h shadow` where it is only tried.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,7 +11,12 @@ pub struct Window {
     pub limit: u32,
     /// How long the window is; 1 second to 366 days.
     pub length: Duration,
+    /// It is only tried: counted as if it held, and it refuses nothing.
+    pub shadow: bool,
 }
+
+/// What stands after a window that is only tried.
+const SHADOW: &str = " shadow";
 
 /// Why a text is not a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +29,7 @@ impl FromStr for Window {
     type Err = BadWindow;
 
     fn from_str(text: &str) -> Result<Self, BadWindow> {
+        let (text, shadow) = text.strip_suffix(SHADOW).map_or((text, false), |text| (text, true));
         let (limit, length) = text.split_once('/').ok_or(BadWindow)?;
         let limit = digits(limit).ok_or(BadWindow)?;
         let limit = u32::try_from(limit).map_err(|_| BadWindow)?;
@@ -32,13 +38,22 @@ impl FromStr for Window {
         if limit == 0 || !lengths.contains(&length) {
             return Err(BadWindow);
         }
-        Ok(Self { limit, length })
+        Ok(Self { limit, length, shadow })
+    }
+}
+
+impl Window {
+    /// The same, as a window that holds.
+    #[must_use]
+    pub const fn held(self) -> Self {
+        Self { shadow: false, ..self }
     }
 }
 
 impl fmt::Display for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.limit, format_duration(self.length))
+        write!(f, "{}/{}", self.limit, format_duration(self.length))?;
+        f.write_str(if self.shadow { SHADOW } else { "" })
     }
 }
 
@@ -73,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_window_reads_back_as_it_was_written() {
-        for text in ["100/1h", "10/1m", "1/1s", "1000/1d", "5/90s", "4294967295/366d"] {
+        for text in ["100/1h", "10/1m", "1/1s", "1000/1d", "5/90s", "4294967295/366d", "7/1m shadow"] {
             assert_eq!(text.parse::<Window>().unwrap().to_string(), text);
         }
         assert_eq!("60/60s".parse::<Window>(), "60/1m".parse::<Window>());
@@ -95,6 +110,12 @@ mod tests {
             "4294967296/1h",
             "1/500ms",
             "1e3/1h",
+            "1/1h Shadow",
+            "1/1h  shadow",
+            "1/1h shadow ",
+            "1/1h shadow shadow",
+            " shadow",
+            "1/1hshadow",
         ] {
             assert_eq!(bad.parse::<Window>(), Err(BadWindow), "{bad:?}");
         }

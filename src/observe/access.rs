@@ -17,6 +17,18 @@ use crate::model::id::{KeyId, OrgId, SessionId, UserId};
 use crate::model::problem::ProblemKind;
 use crate::model::refusal::Fault;
 use crate::model::time::Timestamp;
+use crate::model::window::Window;
+
+/// A rule or window that is only tried, and would have refused a request that went on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shadow {
+    /// Its configured name: `guard GET /v1/items/{id}`, `limit organization`.
+    pub rule: String,
+    /// The window.
+    pub window: Option<Window>,
+    /// What the client would have been told.
+    pub problem: ProblemKind,
+}
 
 /// A request that is over.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +51,8 @@ pub struct AccessLine<'a> {
     pub status: u16,
     /// Why it was refused.
     pub problem: Option<ProblemKind>,
+    /// What is only tried and would have refused it.
+    pub shadow: &'a [Shadow],
     /// Who asked.
     pub user: Option<UserId>,
     /// Their organization.
@@ -69,6 +83,23 @@ pub struct AccessLine<'a> {
     pub fault: Option<&'a Fault>,
 }
 
+impl Serialize for Shadow {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut shadow = serializer.serialize_struct("shadow", 3)?;
+        shadow.serialize_field("rule", &self.rule)?;
+        shadow.serialize_field("window", &self.window.map(|window| Shown(window.held())))?;
+        shadow.serialize_field("problem", self.problem.name())?;
+        shadow.end()
+    }
+}
+
+impl Display for Shadow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} by {}", self.problem.name(), self.rule)?;
+        self.window.map_or(Ok(()), |window| write!(f, " {}", window.held()))
+    }
+}
+
 impl Serialize for AccessLine<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut line = serializer.serialize_struct("access", 24)?;
@@ -82,6 +113,7 @@ impl Serialize for AccessLine<'_> {
         line.serialize_field("route", &self.route)?;
         line.serialize_field("status", &self.status)?;
         line.serialize_field("problem", &self.problem.map(ProblemKind::name))?;
+        line.serialize_field("shadow", &Some(self.shadow).filter(|shadow| !shadow.is_empty()))?;
         line.serialize_field("user", &self.user.map(|id| Shown(id.uuid().simple())))?;
         line.serialize_field("org", &self.org.map(|id| Shown(id.uuid().simple())))?;
         line.serialize_field("key", &self.key.map(|id| Shown(id.uuid().simple())))?;
@@ -122,6 +154,9 @@ impl Display for AccessLine<'_> {
         ];
         for (name, text) in names.iter().filter_map(|(name, text)| Some((name, (*text)?))) {
             write!(f, " {name}={text:?}")?;
+        }
+        for shadow in self.shadow {
+            write!(f, " shadow={:?}", shadow.to_string())?;
         }
         for (name, id) in ids.iter().filter_map(|(name, id)| Some((name, (*id)?))) {
             write!(f, " {name}={}", id.simple())?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::access::AccessLine;
+use super::access::{AccessLine, Shadow};
 use super::audit::{Act, Actor, Door, Event, SignInFailure};
 use super::log::{self, LogError, LogWriter, Logs};
 use super::metrics::labels::{LogStream, StoreOperation, StoreOutcome, TlsVersion, UpstreamOutcome};
@@ -57,6 +57,7 @@ fn line<'a>() -> AccessLine<'a> {
         route: Some("GET,HEAD /api/v1/{*rest}"),
         status: 200,
         problem: None,
+        shadow: &[],
         user: None,
         org: None,
         key: None,
@@ -79,11 +80,17 @@ fn an_access_line_has_every_field_always_in_the_same_order() {
     let entropy = TestEntropy::new(1);
     let (user, key) = (UserId::new(AT, &entropy), KeyId::new(AT, &entropy));
     let fault = Fault::new("disk full");
+    let shadow = ["guard GET /x", "limit organization"].map(|rule| Shadow {
+        rule: rule.to_owned(),
+        window: rule.starts_with("limit").then(|| "5/1m shadow".parse().unwrap()),
+        problem: ProblemKind::PlanRequired,
+    });
     let full = AccessLine {
         user: Some(user),
         key: Some(key),
         auth: Some("api_key"),
         problem: Some(ProblemKind::Unavailable),
+        shadow: &shadow,
         fault: Some(&fault),
         ..line()
     };
@@ -95,7 +102,7 @@ fn an_access_line_has_every_field_always_in_the_same_order() {
         written[0],
         "{\"time\":\"2024-01-15T10:00:00.123Z\",\"kind\":\"access\",\"request_id\":\"req-1\",\"site\":\"vantage\",\
          \"client\":\"192.0.2.7\",\"method\":\"GET\",\"path\":\"/api/v1/posts\",\
-         \"route\":\"GET,HEAD /api/v1/{*rest}\",\"status\":200,\"problem\":null,\"user\":null,\"org\":null,\
+         \"route\":\"GET,HEAD /api/v1/{*rest}\",\"status\":200,\"problem\":null,\"shadow\":null,\"user\":null,\"org\":null,\
          \"key\":null,\"session\":null,\"auth\":null,\"duration_ms\":1.5,\"received_bytes\":3,\"sent_bytes\":4,\
          \"upstream\":\"app\",\"tunnel\":null,\"cut\":null,\"tls\":\"1.3\",\"alpn\":\"h2\",\"fault\":null}"
     );
@@ -106,6 +113,11 @@ fn an_access_line_has_every_field_always_in_the_same_order() {
     assert_eq!(second["key"], Value::from(key.to_text()));
     assert_eq!(second["problem"], "service_unavailable");
     assert_eq!(second["fault"], "disk full");
+    let told = "[{\"rule\":\"guard GET /x\",\"window\":null,\"problem\":\"plan_required\"},\
+                {\"rule\":\"limit organization\",\"window\":\"5/1m\",\"problem\":\"plan_required\"}]";
+    assert_eq!(second["shadow"].to_string(), told);
+    let text = &lines(LogFormat::Text, |logs| logs.access(&full))[0];
+    assert!(text.contains(" shadow=\"plan_required by limit organization 5/1m\""), "{text}");
 }
 
 #[test]
@@ -307,6 +319,7 @@ fn every_metric_that_the_readme_names_is_there() {
     let site = SiteMetrics::new(&metrics, "vantage");
     UpstreamMetrics::new(&metrics, "vantage", "app").finished(UpstreamOutcome::Connect, LONG);
     drop(site.started());
+    site.shadow_refused("guard GET /x", ProblemKind::PlanRequired);
     metrics.endpoint("http://127.0.0.1:9000", &EndpointState { open: 0, idle: 0, in_flight: 0, waiting: 0, up: true });
     metrics.store.done(StoreOperation::Ping, StoreOutcome::Ok, LONG);
     metrics.tls.certificates([("localhost", AT)]);

@@ -38,6 +38,7 @@ mod reload;
 mod reshape;
 mod samples;
 mod serve;
+mod shadow;
 mod sixth_product;
 mod smtp;
 mod smuggling;

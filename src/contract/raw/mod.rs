@@ -253,6 +253,8 @@ pub struct RawOperation {
     /// The permissions asked.
     #[serde(default)]
     pub permissions: Vec<Spanned<String>>,
+    /// Never: what makes keys and ends sessions is not tried. Read so that it can be said.
+    pub shadow: Option<Spanned<bool>>,
     /// The answer of success.
     #[serde(default)]
     pub answer: RawAnswer,
@@ -284,4 +286,7 @@ pub struct RawGuard {
     /// The permissions asked; `{parameters}` of the path may stand in them.
     #[serde(default)]
     pub permissions: Vec<Spanned<String>>,
+    /// What it would refuse is counted and logged, and passes.
+    #[serde(default)]
+    pub shadow: bool,
 }

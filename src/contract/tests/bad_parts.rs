@@ -303,3 +303,40 @@ refused = "$message"
         &["c.toml:4:9: keys.plans: no plan at all would pass\n    help: leave the list out for any plan"],
     );
 }
+
+#[test]
+fn what_an_operation_asks_is_never_tried_and_two_windows_of_one_length_may_be_one_of_each() {
+    check(
+        r#"name = "c"
+native_prefixes = ["/auth"]
+
+[plan.free]
+limits = ["100/1h", "50/1h shadow", "20/60m shadow"]
+
+[[operation]]
+do = "login"
+on = "POST /auth/login"
+shadow = true
+reads = { identifier = "email", password = "password" }
+answer.body = "$access_token"
+
+[[guard]]
+match = "GET /items/{id}"
+plans = ["free"]
+
+[[guard]]
+match = "GET /items/{id}"
+plans = ["free"]
+shadow = true
+
+[[guard]]
+match = "GET /items/{name}"
+shadow = true
+"#,
+        &[
+            "c.toml:5:37: plan.free.limits[2]: two windows of one length: only the smaller would count\n    help: leave one of them out",
+            "c.toml:10:10: operation[0].shadow: what a native operation asks is never in shadow: it makes keys, ends sessions and tells secrets\n    help: leave shadow out; guards, routes and windows can be tried",
+            "c.toml:24:9: guard[2].match: a guard on these methods and this path stands above\n    help: make one guard of the two",
+        ],
+    );
+}

@@ -131,6 +131,62 @@ fn readings_out_of_order_break_neither_bound() {
     });
 }
 
+/// Sets of windows that hold and windows that are tried, also of one length.
+const MIXED: [&[&str]; 3] =
+    [&["5/10s", "3/10s shadow", "12/1m shadow"], &["3/1m shadow"], &["4/7s", "6/7s shadow", "9/30s"]];
+
+fn charges<'a>(step: &Step, realm: &str, sets: &'a [Vec<Window>]) -> Vec<Charge<'a>> {
+    let of = |(number, cost): &(usize, u32)| {
+        let set = number % sets.len();
+        let subject = Subject::org(realm, OrgId::from(Uuid::from_u128(set as u128)));
+        Charge { subject, windows: &sets[set], cost: *cost }
+    };
+    step.charges.iter().map(of).collect()
+}
+
+/// Three walks side by side: both kinds of windows in one set, those that hold alone, and those that are tried as if
+/// they held, asked whenever the others admit. The first does what the other two do.
+#[test]
+fn a_window_in_shadow_counts_as_if_it_held_and_is_not_there_for_those_that_hold() {
+    let mixed: Vec<Vec<Window>> = MIXED.iter().map(|set| windows(set)).collect();
+    let of = |shadow: bool| -> Vec<Vec<Window>> {
+        let mut sets = mixed.clone();
+        for set in &mut sets {
+            set.retain(|window| window.shadow == shadow);
+            *set = set.iter().map(|window| window.held()).collect();
+        }
+        sets
+    };
+    let (held, tried) = (of(false), of(true));
+    for rig in rigs() {
+        let count = if matches!(rig.kept, Kept::Redis(..)) { 32 } else { 200 };
+        check(count, forward(), |steps| {
+            let realms = [realm(), realm(), realm()];
+            let mut clock = rig.clock.load(Ordering::Relaxed);
+            for step in steps {
+                clock = clock.saturating_add_signed(step.advance);
+                rig.clock.store(clock, Ordering::Relaxed);
+                let admitted = rig.admit(&charges(step, &realms[0], &mixed), clock);
+                prop_assert_eq!(&admitted, &rig.admit(&charges(step, &realms[1], &held), clock), "{}", rig.name);
+                if !passes(&admitted) {
+                    continue;
+                }
+                let shadows: Vec<Charge<'_>> =
+                    charges(step, &realms[0], &mixed).into_iter().map(Charge::in_shadow).collect();
+                let (shadow, alone) =
+                    (rig.admit(&shadows, clock), rig.admit(&charges(step, &realms[2], &tried), clock));
+                prop_assert_eq!(passes(&shadow), passes(&alone), "{}", rig.name);
+                let read = |verdict: &Verdict| -> Vec<(usize, u32, Duration)> {
+                    let (Verdict::Admitted(states) | Verdict::Refused(states, _)) = verdict;
+                    states.iter().map(|state| (state.charge, state.remaining, state.reset_after)).collect()
+                };
+                prop_assert_eq!(read(&shadow), read(&alone), "{}", rig.name);
+            }
+            Ok(())
+        });
+    }
+}
+
 /// Redis has only a calendar. What counts is real time: it goes on while the calendar is set back, and in no real
 /// window of W is more than L admitted; a window after the last step all capacity is back.
 #[test]

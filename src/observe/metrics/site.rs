@@ -66,6 +66,7 @@ pub struct Finished<'a> {
 pub(super) struct Families {
     requests: IntCounterVec,
     decisions: IntCounterVec,
+    shadow: IntCounterVec,
     durations: HistogramVec,
     in_flight: IntGaugeVec,
     received: IntCounterVec,
@@ -82,6 +83,11 @@ impl Families {
         Self {
             requests: make.counters("requests_total", "Requests answered.", &["site", "method", "status"]),
             decisions: make.counters("decisions_total", "What became of requests.", &["site", "outcome"]),
+            shadow: make.counters(
+                "shadow_refusals_total",
+                "Requests that went on, and that a rule or window in shadow would have refused.",
+                &["site", "rule", "problem"],
+            ),
             durations: make.histograms(
                 "request_duration_seconds",
                 "From a request's head to its answer's last byte.",
@@ -108,6 +114,9 @@ impl Families {
 pub struct SiteMetrics {
     requests: Vec<Vec<IntCounter>>,
     decisions: Vec<IntCounter>,
+    /// By rule and problem, looked up when one would have refused: few sites try anything, and not for long.
+    shadow: IntCounterVec,
+    name: Box<str>,
     durations: Histogram,
     in_flight: IntGauge,
     received: IntCounter,
@@ -131,6 +140,8 @@ impl SiteMetrics {
             decisions: Decision::all()
                 .map(|decision| families.decisions.with_label_values(&[site, decision.name()]))
                 .collect(),
+            shadow: families.shadow.clone(),
+            name: site.into(),
             durations: families.durations.with_label_values(&[site]),
             in_flight: families.in_flight.with_label_values(&[site]),
             received: families.received.with_label_values(&[site]),
@@ -162,6 +173,11 @@ impl SiteMetrics {
     /// Counts an answer that was broken off.
     pub fn cut(&self, reason: Cut) {
         self.cuts[reason as usize].inc();
+    }
+
+    /// Counts a request that went on, and that the rule called `rule` in the configuration would have refused.
+    pub fn shadow_refused(&self, rule: &str, problem: ProblemKind) {
+        self.shadow.with_label_values(&[&*self.name, rule, problem.name()]).inc();
     }
 
     /// Counts a request that is over.

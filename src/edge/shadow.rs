@@ -1,0 +1,60 @@
+//! What would have become of a request if everything held that is only tried (`shadow`).
+//!
+//! Routes, guards and windows in shadow are decided on as if they held, for requests that everything else lets pass.
+//! What they would have refused is counted and stands in the access log; the client is told nothing of it, and no
+//! header speaks of a window in shadow. Never in shadow: whether a credential is asked for and verified, what is asked
+//! of native operations and of every API key, and that nothing passes without a route.
+//!
+//! Called by [`super::throttle`] once a request may go on. `super::authorize` has judged the rules by then.
+
+use super::authorize::Permit;
+use super::exchange::Exchange;
+use super::throttle::label;
+use crate::gateway::LiveSite;
+use crate::limit::{Charge, SubjectKind, Verdict};
+use crate::model::problem::{Problem, ProblemKind};
+use crate::observe::access::Shadow;
+
+/// Whether anything is tried on this request.
+pub fn concerns(permit: &Permit, tried: &[Charge<'_>]) -> bool {
+    !tried.is_empty() || matches!(permit, Permit::Forward(permit) if !permit.tried().is_empty())
+}
+
+/// Spends from the windows that are tried, and notes what would have refused the request.
+pub async fn note(exchange: &mut Exchange, live: &LiveSite, permit: &Permit, tried: &[Charge<'_>]) {
+    let mut all: Vec<Shadow> = Vec::new();
+    if let Permit::Forward(permit) = permit {
+        all.extend(permit.tried().iter().map(|(rule, lack)| Shadow {
+            rule: rule.name(live),
+            window: None,
+            problem: Problem::from(*lack).kind(),
+        }));
+    }
+    // What a rule would have refused would never have come to the windows, and spends nothing of them. A limiter that
+    // cannot be asked says nothing of the windows either.
+    if all.is_empty()
+        && let Ok(Verdict::Refused(states, _)) = exchange.charge(tried).await
+    {
+        let full = states.iter().filter(|state| state.remaining < tried[state.charge].cost);
+        all.extend(full.map(|state| Shadow {
+            rule: owner(exchange, tried[state.charge].subject.kind()),
+            window: Some(state.window),
+            problem: ProblemKind::RateLimited,
+        }));
+    }
+    if !exchange.imagined {
+        for shadow in &all {
+            live.metrics.shadow_refused(&shadow.rule, shadow.problem);
+        }
+    }
+    exchange.shadow = all;
+}
+
+/// Whose window it is, as it is configured.
+fn owner(exchange: &Exchange, kind: SubjectKind) -> String {
+    let name = label(kind).name();
+    match exchange.route.as_deref().filter(|_| kind == SubjectKind::Route) {
+        Some(route) => format!("limit {name} {route}"),
+        None => format!("limit {name}"),
+    }
+}
