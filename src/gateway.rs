@@ -30,6 +30,7 @@ use crate::observe::audit::{Act, Actor, Event};
 use crate::observe::log::Logs;
 use crate::observe::metrics::labels::{Cache, ChangeSource};
 use crate::observe::metrics::{EndpointState, Metrics, SiteMetrics, UpstreamMetrics};
+use crate::observe::trace::Ids;
 use crate::revocation::Epochs;
 use crate::store::Store;
 use crate::upstream::hygiene::Reserved;
@@ -74,6 +75,8 @@ pub struct Gateway {
     pub logs: Logs,
     /// Who is calling, signed for backends.
     pub assertions: Assertions,
+    /// Where ids of traces and spans come from.
+    pub trace_ids: Ids,
     /// What one client connection may ask of us.
     pub bounds: Connections,
     /// Counts requests for hosts that nobody has.
@@ -237,6 +240,7 @@ impl Gateway {
             pools: Pools::new(Some(upstream::tls::client_config()?)),
             mailer: Mailer::new(&boot.mail)?,
             assertions: Assertions::new(boot.cache.tokens),
+            trace_ids: Ids::new(&*entropy),
             bounds: boot.connections.clone(),
             no_site: SiteMetrics::new(&metrics, SiteMetrics::NO_SITE),
             operator_token: ArcSwapOption::new(operator_token(boot)),

@@ -25,7 +25,7 @@
 //!
 //! [`edge::accept`] takes a socket and terminates TLS, [`edge::connection`] speaks HTTP/1.1 or HTTP/2, and
 //! [`edge::exchange::handle`] is the story: [`edge::intake`] finds the site and the one path that everything decides
-//! on; [`edge::route`] finds what takes the request; [`edge::authenticate`] asks
+//! on, and [`edge::trace`] the request's place in a trace; [`edge::route`] finds what takes the request; [`edge::authenticate`] asks
 //! [`credential::Authenticator`] who is calling; [`edge::authorize`] judges and is the only maker of a
 //! [`edge::authorize::Permit`]; [`edge::throttle`] spends the windows; then [`edge::native`] performs an operation or
 //! [`edge::forward`] sends the request on. [`edge::respond`] alone renders a refusal; [`edge::observe`] sees the end.

@@ -17,6 +17,7 @@ use super::raw::{
 };
 use super::site::{self, Names};
 use super::snapshot::{Hosts, Site, Snapshot};
+use super::traces;
 use crate::contract::source::{Located, Report, Source, locate};
 use crate::mail::{Settings, Transport};
 use crate::model::secret::Secret;
@@ -47,6 +48,8 @@ pub(super) fn compile(pages: &[Page], given: &Given) -> Result<Compiled, Vec<Loc
     let names: Vec<String> =
         sites.iter().flat_map(|(names, _)| &names.hosts).map(|host| host.get_ref().clone()).collect();
     let (boot, trusted_proxies, proxy_header) = process(pages, &names, given, mail, &mut reports);
+    let (at, raw) = section(pages, "tracing", |raw| raw.tracing.as_ref(), &mut reports);
+    let tracing = traces::policy(raw, &mut reports[at]);
     let mut errors: Vec<Located> = reports
         .into_iter()
         .flat_map(|mut report| {
@@ -62,7 +65,7 @@ pub(super) fn compile(pages: &[Page], given: &Given) -> Result<Compiled, Vec<Loc
     let warnings = warnings(pages, &boot, &sites);
     Ok(Compiled {
         boot,
-        snapshot: Snapshot { generation: given.generation, sites, hosts, trusted_proxies, proxy_header },
+        snapshot: Snapshot { generation: given.generation, sites, hosts, trusted_proxies, proxy_header, tracing },
         warnings,
     })
 }

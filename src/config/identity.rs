@@ -29,6 +29,8 @@ const TAKEN: &[&str] = &[
     "forwarded",
     "x-request-id",
     "x-real-ip",
+    "traceparent",
+    "tracestate",
     "via",
     "expect",
     "date",

@@ -36,6 +36,7 @@ pub mod snapshot;
 pub mod template;
 #[cfg(test)]
 mod tests;
+mod traces;
 mod upstreams;
 mod values;
 

@@ -17,6 +17,7 @@ use crate::mail::Tls;
 use crate::model::secret::Secret;
 use crate::observe::LogFormat;
 use crate::rules::network::ProxyHeader;
+use crate::rules::trace::Trust;
 use crate::upstream::hygiene::OddNames;
 
 /// Text with its place.
@@ -44,6 +45,7 @@ pub(super) struct RawFile {
     pub network: Option<Spanned<RawNetwork>>,
     pub log: Option<Spanned<RawLog>>,
     pub reload: Option<Spanned<RawReload>>,
+    pub tracing: Option<Spanned<RawTracing>>,
     pub mail: Option<Spanned<RawMail>>,
     pub site: Vec<Spanned<RawSite>>,
 }
@@ -154,6 +156,13 @@ pub(super) struct RawLog {
 pub(super) struct RawReload {
     pub watch: Option<bool>,
     pub every: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawTracing {
+    pub trust: Option<Trust>,
+    pub sample_ratio: Option<Spanned<Share>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -498,6 +507,38 @@ impl<'de> Deserialize<'de> for Count {
             }
         }
         deserializer.deserialize_any(Digits)
+    }
+}
+
+/// A share of a whole, also one written as text: what `"${VAR}"` and environment variables give.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Share(pub f64);
+
+impl<'de> Deserialize<'de> for Share {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fraction;
+        impl Visitor<'_> for Fraction {
+            type Value = Share;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number from 0 to 1")
+            }
+
+            fn visit_f64<E: Error>(self, number: f64) -> Result<Share, E> {
+                Ok(Share(number))
+            }
+
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Share, E> {
+                // Whatever does not fit is far out of range as well.
+                Ok(Share(i32::try_from(number).map_or(f64::INFINITY, f64::from)))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Share, E> {
+                let number = text.parse().map(Share);
+                number.map_err(|_| E::custom("expected a number from 0 to 1, found other text\nwrite such as 0.05"))
+            }
+        }
+        deserializer.deserialize_any(Fraction)
     }
 }
 

@@ -171,6 +171,11 @@ fn values(
     let mut values = Vec::new();
     for (name, text) in raw {
         let Some(header) = header(name, way, identity, report) else { continue };
+        if way == Way::Request && matches!(header.as_str(), "traceparent" | "tracestate") {
+            let message = format!("`{header}` differs from request to request");
+            let remedy = "leave it out ([tracing] sets it); `remove` keeps traces from this backend";
+            report.tell(&name.span(), message, remedy);
+        }
         let authority =
             header != HOST || text.get_ref().parse::<Authority>().is_ok_and(|host| !host.as_str().contains('@'));
         match HeaderValue::from_str(text.get_ref()) {

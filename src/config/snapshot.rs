@@ -17,6 +17,7 @@ use crate::model::window::Window;
 use crate::rules::network::ProxyHeader;
 use crate::rules::rewrite::Rewrite;
 use crate::rules::split::Split;
+use crate::rules::trace::{Ratio, Trust};
 use crate::upstream::changes::Changes;
 use crate::upstream::hygiene::OddNames;
 use crate::{credential, upstream};
@@ -34,6 +35,17 @@ pub struct Snapshot {
     pub trusted_proxies: Vec<IpNet>,
     /// By which header they do.
     pub proxy_header: ProxyHeader,
+    /// How it takes part in traces; `None`: not at all.
+    pub tracing: Option<Tracing>,
+}
+
+/// How the gateway takes part in traces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tracing {
+    /// Whose traces are continued.
+    pub trust: Trust,
+    /// How many are recorded of those that begin here.
+    pub ratio: Ratio,
 }
 
 /// Hosts to sites.

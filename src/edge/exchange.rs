@@ -15,6 +15,7 @@ use super::authenticate::Accepted;
 use super::connection::Connection;
 use super::observe::Observed;
 use super::throttle::Rates;
+use super::trace::Trace;
 use super::tunnel::Tunnel;
 use super::{agent, authenticate, authorize, cors, forward, grpc, intake, native, observe, respond, route, throttle};
 use crate::gateway::{Gateway, Live, LiveSite};
@@ -38,6 +39,8 @@ pub struct Exchange {
     pub now: Now,
     /// Its id, in the log, towards the backend and in the answer.
     pub request_id: String,
+    /// Its place in a trace; `None`: the gateway takes no part in traces.
+    pub trace: Option<Trace>,
     /// Who sent it: the peer, or what trusted proxies say of it.
     pub client: IpAddr,
     /// How it came to the outermost trusted proxy, or here.
@@ -136,6 +139,7 @@ impl Exchange {
             connection: Arc::clone(connection),
             now,
             request_id: gateway.request_id(),
+            trace: None,
             client: connection.peer.ip().to_canonical(),
             way: Way::default(),
             origin: None,

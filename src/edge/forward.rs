@@ -18,6 +18,7 @@ use super::authorize::ForwardPermit;
 use super::exchange::Exchange;
 use super::grpc;
 use super::standing::Standing;
+use super::trace;
 use super::tunnel::{self, Tunnel};
 use crate::config::snapshot::Route;
 use crate::gateway::{LiveSite, LiveUpstream};
@@ -164,6 +165,7 @@ async fn request_headers(
     if !route.forward_credential {
         headers.remove(AUTHORIZATION);
     }
+    trace::tell(exchange, &mut headers);
     route.request_headers.apply(&mut headers);
     if !route.rewrite.strip.is_empty() {
         headers.insert(&FORWARDED_PREFIX, text(&route.rewrite.strip)?);

@@ -10,8 +10,8 @@ use http::header::{FORWARDED, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
 
-use super::cors;
 use super::exchange::{Exchange, Way};
+use super::{cors, trace};
 use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
 use crate::rules::network::ProxyHeader;
@@ -23,6 +23,7 @@ use crate::upstream::hygiene::{self, OddNames};
 /// Takes the request in.
 pub fn take(exchange: &mut Exchange, head: &mut Parts) -> Result<(), Refusal> {
     come(exchange, &head.headers);
+    trace::begin(exchange, &head.headers);
     framing::check(head)?;
     let site = exchange.live.site(host(head)?).ok_or(Problem::MisdirectedRequest)?;
     exchange.site = Some(Arc::clone(site));

@@ -34,4 +34,5 @@ pub mod route;
 mod shadow;
 pub mod standing;
 pub mod throttle;
+pub mod trace;
 pub mod tunnel;

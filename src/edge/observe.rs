@@ -185,6 +185,7 @@ fn log(
     exchange.gateway.logs.access(&AccessLine {
         time: exchange.now.wall,
         request_id: &exchange.request_id,
+        trace: exchange.trace.map(|trace| trace.context.trace),
         site: exchange.site.as_ref().map(|live| live.site.name.as_str()),
         client: exchange.client,
         method: exchange.method.as_str(),

@@ -18,6 +18,7 @@ use crate::model::problem::ProblemKind;
 use crate::model::refusal::Fault;
 use crate::model::time::Timestamp;
 use crate::model::window::Window;
+use crate::rules::trace::TraceId;
 
 /// A rule or window that is only tried, and would have refused a request that went on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub struct AccessLine<'a> {
     pub time: Timestamp,
     /// Its id: what `X-Request-Id` says to the client and the backend.
     pub request_id: &'a str,
+    /// The trace it belongs to; `None`: the gateway takes no part in traces.
+    pub trace: Option<TraceId>,
     /// The site, by its configured name; `None` for a host that is not served.
     pub site: Option<&'a str>,
     /// The client, as the trusted proxies tell it.
@@ -102,10 +105,11 @@ impl Display for Shadow {
 
 impl Serialize for AccessLine<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut line = serializer.serialize_struct("access", 24)?;
+        let mut line = serializer.serialize_struct("access", 26)?;
         line.serialize_field("time", &self.time.to_rfc3339())?;
         line.serialize_field("kind", "access")?;
         line.serialize_field("request_id", &*mask::cut(self.request_id, 128))?;
+        line.serialize_field("trace_id", &self.trace.map(Shown))?;
         line.serialize_field("site", &self.site)?;
         line.serialize_field("client", &Shown(self.client))?;
         line.serialize_field("method", &*mask::cut(self.method, 32))?;
@@ -163,6 +167,9 @@ impl Display for AccessLine<'_> {
         }
         if let Some(fault) = self.fault {
             write!(f, " fault={:?}", told(fault))?;
+        }
+        if let Some(trace) = self.trace {
+            write!(f, " trace={trace}")?;
         }
         write!(f, " id={}", mask::cut(self.request_id, 128))
     }

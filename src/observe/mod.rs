@@ -11,6 +11,7 @@ pub mod metrics;
 mod sink;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 
 use std::path::PathBuf;
 

@@ -18,6 +18,7 @@ use crate::model::id::{KeyId, OrgId, UserId};
 use crate::model::problem::ProblemKind;
 use crate::model::refusal::Fault;
 use crate::model::time::{TestClock, Timestamp};
+use crate::rules::trace::TraceId;
 
 const AT: Timestamp = Timestamp::from_millis(1_705_312_800_123);
 const LONG: Duration = Duration::from_secs(20);
@@ -50,6 +51,7 @@ fn line<'a>() -> AccessLine<'a> {
     AccessLine {
         time: AT,
         request_id: "req-1",
+        trace: None,
         site: Some("vantage"),
         client: IpAddr::from([192, 0, 2, 7]),
         method: "GET",
@@ -86,6 +88,7 @@ fn an_access_line_has_every_field_always_in_the_same_order() {
         problem: ProblemKind::PlanRequired,
     });
     let full = AccessLine {
+        trace: TraceId::new([0xab; 16]),
         user: Some(user),
         key: Some(key),
         auth: Some("api_key"),
@@ -100,7 +103,7 @@ fn an_access_line_has_every_field_always_in_the_same_order() {
     });
     assert_eq!(
         written[0],
-        "{\"time\":\"2024-01-15T10:00:00.123Z\",\"kind\":\"access\",\"request_id\":\"req-1\",\"site\":\"vantage\",\
+        "{\"time\":\"2024-01-15T10:00:00.123Z\",\"kind\":\"access\",\"request_id\":\"req-1\",\"trace_id\":null,\"site\":\"vantage\",\
          \"client\":\"192.0.2.7\",\"method\":\"GET\",\"path\":\"/api/v1/posts\",\
          \"route\":\"GET,HEAD /api/v1/{*rest}\",\"status\":200,\"problem\":null,\"shadow\":null,\"user\":null,\"org\":null,\
          \"key\":null,\"session\":null,\"auth\":null,\"duration_ms\":1.5,\"received_bytes\":3,\"sent_bytes\":4,\
@@ -118,6 +121,7 @@ fn an_access_line_has_every_field_always_in_the_same_order() {
     assert_eq!(second["shadow"].to_string(), told);
     let text = &lines(LogFormat::Text, |logs| logs.access(&full))[0];
     assert!(text.contains(" shadow=\"plan_required by limit organization 5/1m\""), "{text}");
+    assert_eq!(second["trace_id"], "abababababababababababababababab");
 }
 
 #[test]

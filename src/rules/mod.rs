@@ -11,3 +11,4 @@ pub mod rewrite;
 pub mod secret;
 pub mod sliding_window;
 pub mod split;
+pub mod trace;

@@ -156,7 +156,10 @@ pub(super) fn clean_request_trailers(trailers: &mut HeaderMap, reserved: &Reserv
     reserved.strip(trailers);
     remove(trailers, |name| {
         let name = name.as_str();
-        belongs_in_a_head(name) || is_routing_hint(name) || name == "x-request-id" || name.contains("api-key")
+        belongs_in_a_head(name)
+            || is_routing_hint(name)
+            || matches!(name, "x-request-id" | "traceparent" | "tracestate")
+            || name.contains("api-key")
     });
 }
 

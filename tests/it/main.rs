@@ -47,6 +47,7 @@ mod sockets;
 mod storm;
 mod threats;
 mod tokens;
+mod trace;
 mod transcript;
 mod tunnels;
 mod upstreams;
