@@ -19,6 +19,7 @@ use crate::gateway::Gateway;
 use crate::limit::addresses::AddressPlace;
 use crate::observe::metrics::Held;
 use crate::observe::metrics::labels::TlsVersion;
+use crate::upstream::leftover::Arriving;
 
 /// What is known of a connection.
 #[derive(Debug)]
@@ -75,7 +76,8 @@ where
     let leaving = drain.clone();
     let service = service_fn(move |request| {
         let (gateway, connection) = (Arc::clone(&gateway), Arc::clone(&connection));
-        let (asked, leaving) = (asked.ask(), leaving.clone());
+        let (request, leftover) = Arriving::of(request, asked.lingering());
+        let (asked, leaving) = (asked.ask(leftover), leaving.clone());
         async move {
             let mut answer = exchange::handle(&gateway, &connection, request).await;
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {

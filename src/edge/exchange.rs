@@ -9,7 +9,6 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response};
-use hyper::body::Incoming;
 
 use super::authenticate::Accepted;
 use super::connection::Connection;
@@ -25,6 +24,7 @@ use crate::model::refusal::Refusal;
 use crate::model::time::Now;
 use crate::observe::access::Shadow;
 use crate::upstream::body::Body;
+use crate::upstream::leftover::Arriving;
 
 /// What is known of a request so far.
 #[derive(Debug)]
@@ -96,7 +96,7 @@ impl Default for Way {
 pub async fn handle(
     gateway: &Arc<Gateway>,
     connection: &Arc<Connection>,
-    request: Request<Incoming>,
+    request: Request<Arriving>,
 ) -> Response<Observed> {
     let mut exchange = Exchange::begin(gateway, connection, request.method().clone());
     exchange.grpc = grpc::is_call(request.headers());
@@ -109,7 +109,7 @@ pub async fn handle(
     observe::observe(exchange, answer, told)
 }
 
-async fn run(exchange: &mut Exchange, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+async fn run(exchange: &mut Exchange, request: Request<Arriving>) -> Result<Response<Body>, Refusal> {
     let (mut head, body) = request.into_parts();
     intake::take(exchange, &mut head)?;
     if let Some(answer) = cors::preflight(exchange, &head) {

@@ -11,7 +11,6 @@ use http::header::{AUTHORIZATION, HOST};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::authorize::ForwardPermit;
@@ -31,6 +30,7 @@ use crate::rules::split::SplitBy;
 use crate::upstream::SendError;
 use crate::upstream::body::Body;
 use crate::upstream::hygiene::{self, Came};
+use crate::upstream::leftover::Arriving;
 use crate::upstream::tunnel::{Opened, wanted};
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -41,7 +41,7 @@ pub async fn forward(
     exchange: &mut Exchange,
     permit: ForwardPermit,
     mut head: Parts,
-    body: Incoming,
+    body: Arriving,
 ) -> Result<Response<Body>, Refusal> {
     let live = Arc::clone(exchange.site());
     // `Upgrade` to anything but a WebSocket is a header that is dropped.

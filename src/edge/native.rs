@@ -8,7 +8,6 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
 
 use super::authorize::{NativePermit, Permit};
 use super::exchange::Exchange;
@@ -18,13 +17,14 @@ use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
 use crate::native::{Call, Origin, perform};
 use crate::upstream::body::Body;
+use crate::upstream::leftover::Arriving;
 
 /// Performs the permitted operation.
 pub async fn serve(
     exchange: &mut Exchange,
     permit: NativePermit,
     head: &http::request::Parts,
-    body: Incoming,
+    body: Arriving,
 ) -> Result<Response<Body>, Refusal> {
     let live = &Arc::clone(exchange.site());
     let served = &live.site.contract.operations[permit.target().served];
@@ -89,7 +89,7 @@ pub fn key_set(exchange: &Exchange) -> Response<Body> {
     answer
 }
 
-async fn read(body: Incoming, most: u64, patience: Duration) -> Result<Bytes, Refusal> {
+async fn read(body: Arriving, most: u64, patience: Duration) -> Result<Bytes, Refusal> {
     let whole =
         tokio::time::timeout(patience, Limited::new(body, usize::try_from(most).unwrap_or(usize::MAX)).collect());
     match whole.await {

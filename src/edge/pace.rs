@@ -16,7 +16,9 @@ use hyper::rt::Executor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
+use crate::upstream::leftover::Leftover;
 use crate::upstream::progress::Stall;
 
 /// What a connection's stream, its requests and the task that serves it tell each other.
@@ -36,6 +38,8 @@ pub struct Pace {
     since: Instant,
     /// When the last request was over, in milliseconds from `since`; kept up to date for HTTP/2 only.
     rested: AtomicU64,
+    /// Those who read on what is left of bodies whose answers are out.
+    lingering: TaskTracker,
     http2: bool,
 }
 
@@ -51,17 +55,23 @@ impl Pace {
             tunnel: AtomicBool::new(false),
             since: Instant::now(),
             rested: AtomicU64::new(0),
+            lingering: TaskTracker::new(),
             http2,
         })
     }
 
-    /// A request has come, head and all.
-    pub fn ask(self: &Arc<Self>) -> Asked {
+    /// Those who read on what is left of bodies whose answers are out.
+    pub fn lingering(&self) -> &TaskTracker {
+        &self.lingering
+    }
+
+    /// A request has come, head and all; `leftover`: what there will be of its body.
+    pub fn ask(self: &Arc<Self>, leftover: Option<Arc<Leftover>>) -> Asked {
         self.begun.fetch_add(1, Ordering::Relaxed);
         self.open.fetch_add(1, Ordering::Relaxed);
         self.asking.fetch_add(1, Ordering::Relaxed);
         self.came.notify_waiters();
-        Asked { pace: Arc::clone(self), waits: true }
+        Asked { pace: Arc::clone(self), leftover, waits: true, whole: false }
     }
 
     /// Bytes read from it so far.
@@ -108,7 +118,10 @@ impl Pace {
 #[derive(Debug)]
 pub struct Asked {
     pace: Arc<Pace>,
+    leftover: Option<Arc<Leftover>>,
     waits: bool,
+    /// Its answer was given to its end.
+    whole: bool,
 }
 
 impl Asked {
@@ -127,6 +140,9 @@ impl Asked {
 impl Drop for Asked {
     fn drop(&mut self) {
         self.answered();
+        if let Some(leftover) = &self.leftover {
+            leftover.answered(self.whole);
+        }
         if self.pace.http2 {
             let rested = u64::try_from(self.pace.since.elapsed().as_millis()).unwrap_or(u64::MAX);
             self.pace.rested.store(rested, Ordering::Relaxed);
@@ -157,7 +173,8 @@ impl<S> Tended<S> {
     /// Whether the next byte is the client's to send: between two requests of HTTP/1.1.
     fn is_its_turn(&mut self) -> bool {
         let pace = &self.pace;
-        if pace.http2 || pace.tunnel.load(Ordering::Relaxed) || pace.open.load(Ordering::Relaxed) > 0 {
+        let busy = pace.tunnel.load(Ordering::Relaxed) || pace.open.load(Ordering::Relaxed) > 0;
+        if pace.http2 || busy || !pace.lingering.is_empty() {
             return false;
         }
         let begun = pace.begun.load(Ordering::Relaxed);
@@ -336,7 +353,7 @@ where
 pub struct Answering<B> {
     body: B,
     stream: Option<Arc<Owed>>,
-    _asked: Asked,
+    asked: Asked,
 }
 
 impl<B: Body> Answering<B> {
@@ -347,7 +364,8 @@ impl<B: Body> Answering<B> {
         if let Some(owed) = &stream {
             owed.moved(!body.is_end_stream());
         }
-        Self { body, stream, _asked: asked }
+        asked.whole = body.is_end_stream();
+        Self { body, stream, asked }
     }
 }
 
@@ -363,6 +381,11 @@ impl<B: Body + Unpin> Body for Answering<B> {
         if let Some(owed) = &self.stream {
             owed.moved(polled.is_ready());
         }
+        self.asked.whole = match &polled {
+            Poll::Ready(None) => true,
+            Poll::Ready(Some(Ok(frame))) => frame.is_trailers() || self.body.is_end_stream(),
+            Poll::Ready(Some(Err(_))) | Poll::Pending => false,
+        };
         polled
     }
 

@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::hygiene::{self, Reserved};
 use super::lease::Lease;
+use super::leftover::Arriving;
 use super::progress::{Phase, Stall, Upload};
 use crate::model::problem::Problem;
 use crate::observe::metrics::labels::Cut;
@@ -93,7 +94,8 @@ impl BodyError {
 impl Body {
     /// The body of a client's request: at most `max` bytes, with a byte at least every `idle`. Trailers are
     /// left out (RFC 9110 section 6.5.1 allows it), unless [`Body::admit_trailers`] says otherwise.
-    pub fn client(incoming: Incoming, max: u64, idle: Duration) -> Result<Self, Problem> {
+    pub fn client(incoming: impl Into<Arriving>, max: u64, idle: Duration) -> Result<Self, Problem> {
+        let incoming = incoming.into();
         Self::fits(incoming.size_hint().lower(), max)?;
         if incoming.is_end_stream() {
             return Ok(Self::Empty);
@@ -215,7 +217,7 @@ impl http_body::Body for Body {
 
 /// What a client sends.
 pub struct ClientBody {
-    incoming: Incoming,
+    incoming: Arriving,
     left: u64,
     stall: Stall,
     upload: Option<Arc<Upload>>,

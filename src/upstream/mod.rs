@@ -33,6 +33,7 @@ pub mod framing;
 pub mod hygiene;
 mod joint;
 mod lease;
+pub mod leftover;
 pub mod progress;
 mod settings;
 #[cfg(test)]

@@ -33,6 +33,7 @@ mod products;
 mod proxies;
 mod races;
 mod recorder;
+mod refused_uploads;
 mod relay;
 mod reload;
 mod reshape;
