@@ -117,7 +117,8 @@ fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
         .collect()
 }
 
-fn address(bytes: &[u8]) -> Option<String> {
+/// The address of four or sixteen bytes, as text.
+pub(super) fn address(bytes: &[u8]) -> Option<String> {
     if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
         return Some(Ipv4Addr::from(octets).to_string());
     }

@@ -2,8 +2,10 @@
 //!
 //! [`server_config`] turns [`Settings`] into what the https listener needs. The [`Certificates`] in it can
 //! be reloaded while connections are open: handshakes that begin afterwards see the new ones. What is
-//! wrong with a file is a [`TlsError`] at load, and a refused reload keeps what is served.
+//! wrong with a file is a [`TlsError`] at load, and a refused reload keeps what is served. What a site asks of its
+//! clients' certificates is a [`clients::Policy`].
 
+pub mod clients;
 pub mod development;
 mod disk;
 mod error;
@@ -16,11 +18,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
+use rustls::{ConfigBuilder, ServerConfig, WantsVerifier};
 
 use crate::model::time::Timestamp;
 
@@ -57,6 +59,15 @@ pub struct Certificates {
     current: ArcSwap<resolver::Set>,
 }
 
+/// What terminates TLS.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// For clients of whom no certificate is asked.
+    pub config: Arc<ServerConfig>,
+    /// What is served.
+    pub certificates: Arc<Certificates>,
+}
+
 /// Certificates that were read and are good, not served yet.
 #[derive(Debug)]
 pub struct Prepared(resolver::Set);
@@ -85,6 +96,19 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
+impl Server {
+    /// With the certificates of `settings`.
+    pub fn new(settings: &Settings, now: Timestamp) -> Result<Self, TlsError> {
+        let (config, certificates) = server_config(settings, now)?;
+        Ok(Self { config: Arc::new(config), certificates })
+    }
+
+    /// What a connection under `policy` is made with: for that one alone.
+    pub fn under(&self, policy: &clients::Policy) -> Arc<ServerConfig> {
+        Arc::new(policy.server_config(Arc::clone(&self.certificates) as _))
+    }
+}
+
 /// What the https listener needs: TLS 1.3 and 1.2, `h2` and `http/1.1`, session tickets, no early data
 /// (it can be replayed, RFC 8446 section 8), and the certificates to choose from.
 ///
@@ -94,14 +118,18 @@ pub fn server_config(settings: &Settings, now: Timestamp) -> Result<(ServerConfi
     let current = ArcSwap::from_pointee(read(settings, &provider, now)?);
     let certificates = Arc::new(Certificates { provider: provider.clone(), current });
     let library = |source| TlsError::Library { source };
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&TLS13, &TLS12])
-        .map_err(library)?
-        .with_no_client_auth()
-        .with_cert_resolver(certificates.clone());
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let mut config = builder(provider).map_err(library)?.with_no_client_auth().with_cert_resolver(certificates.clone());
+    config.alpn_protocols = protocols();
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(library)?;
     Ok((config, certificates))
+}
+
+fn builder(provider: Arc<CryptoProvider>) -> Result<ConfigBuilder<ServerConfig, WantsVerifier>, rustls::Error> {
+    ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13, &TLS12])
+}
+
+fn protocols() -> Vec<Vec<u8>> {
+    vec![b"h2".to_vec(), b"http/1.1".to_vec()]
 }
 
 fn read(settings: &Settings, provider: &Arc<CryptoProvider>, now: Timestamp) -> Result<resolver::Set, TlsError> {
