@@ -104,6 +104,8 @@ pub struct Live {
     pub snapshot: Snapshot,
     /// Its sites, in the snapshot's order.
     pub sites: Vec<Arc<LiveSite>>,
+    /// Whether any of them asks for clients' certificates.
+    pub asks_clients: bool,
 }
 
 /// A site with what is prepared for it once a load.
@@ -179,8 +181,9 @@ impl Live {
     /// Prepares a configuration for use; nothing of it is in force yet.
     pub fn new(snapshot: Snapshot, metrics: &Metrics) -> Result<Self, MakeError> {
         let sites = snapshot.sites.iter().map(|site| LiveSite::new(site, metrics).map(Arc::new));
-        let sites = sites.collect::<Result<_, _>>()?;
-        Ok(Self { snapshot, sites })
+        let sites: Vec<Arc<LiveSite>> = sites.collect::<Result<_, _>>()?;
+        let asks_clients = sites.iter().any(|live| live.site.client_certificates.is_some());
+        Ok(Self { snapshot, sites, asks_clients })
     }
 
     /// The site for a `Host` or `:authority` value.

@@ -17,8 +17,13 @@ pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
     }
     say!("{} is good", path.display());
     for site in &loaded.snapshot.sites {
+        let asked = match &site.client_certificates {
+            None => "",
+            Some(policy) if policy.required => ", client certificates required",
+            Some(_) => ", client certificates verified where shown",
+        };
         say!(
-            "  site {}: contract {}, hosts {}, {} native operations, {} routes, {} upstreams",
+            "  site {}: contract {}, hosts {}, {} native operations, {} routes, {} upstreams{asked}",
             site.name,
             site.contract.name,
             site.hosts.join(", "),

@@ -299,6 +299,11 @@ fn warnings(pages: &[Page], boot: &Boot, sites: &[Arc<Site>]) -> Vec<Located> {
                 let message = "the contract sends no mails: this is not used";
                 warnings.push(source.error(&mail.span(), message, "remove [site.mail]"));
             }
+            let asked = site.client_certificates.as_ref();
+            if let Some(asked) = asked.filter(|_| boot.https.is_empty()) {
+                let message = "nobody can show a certificate: nothing listens for https";
+                warnings.push(source.error(&asked.span(), message, "add https = \"0.0.0.0:8443\" to [listen]"));
+            }
             let several = site.upstream.len() > 1;
             let named = |name: &str| {
                 site.route.iter().map(Spanned::get_ref).any(|route| {

@@ -14,6 +14,8 @@ pub(super) struct Given {
     pub contracts: BTreeMap<String, Result<Source, String>>,
     /// Files of certificates and keys that cannot be opened, and why.
     pub unreadable: BTreeMap<String, String>,
+    /// Files of clients' authorities and of what those revoked, by the path as written.
+    pub client_files: BTreeMap<String, Result<Vec<u8>, String>>,
     /// A random text: what stands where a product needs no pepper.
     pub spare: Secret,
     /// How many threads the machine runs at once.

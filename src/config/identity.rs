@@ -102,6 +102,9 @@ impl IdentityNames {
             "session_id" => &mut self.session_id,
             "server_id" => &mut self.server_id,
             "assertion" => &mut self.assertion,
+            "certificate_subject" => &mut self.certificate_subject,
+            "certificate_fingerprint" => &mut self.certificate_fingerprint,
+            "certificate_names" => &mut self.certificate_names,
             _ => return None,
         })
     }

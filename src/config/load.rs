@@ -13,6 +13,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::boot::Boot;
+use super::clients;
 use super::compile::{Compiled, Page, compile};
 use super::disk::{reason, without_newline, write_new};
 use super::env::{Env, Override, interpolate};
@@ -294,6 +295,7 @@ fn given(pages: &[Page], inputs: &Inputs<'_>, footprint: &mut Footprint) -> (Giv
         secrets: BTreeMap::new(),
         contracts: BTreeMap::new(),
         unreadable: BTreeMap::new(),
+        client_files: BTreeMap::new(),
         spare: spare(inputs.entropy),
         cores,
         generation: inputs.generation,
@@ -320,6 +322,11 @@ fn given(pages: &[Page], inputs: &Inputs<'_>, footprint: &mut Footprint) -> (Giv
                 let source = footprint.read_text(Path::new(path)).map(|text| Source::new(path.clone(), text));
                 given.contracts.insert(path.clone(), source.map_err(|error| reason(&error)));
             }
+        }
+        let asked = page.raw.site.iter().filter_map(|site| site.get_ref().client_certificates.as_ref());
+        for path in asked.flat_map(|asked| clients::files(asked.get_ref())) {
+            let bytes = footprint.read(Path::new(&path)).map_err(|error| reason(&error));
+            given.client_files.insert(path, bytes);
         }
         let certificates = page.raw.tls.iter().flat_map(|tls| &tls.get_ref().certificate).map(Spanned::get_ref);
         let authorities = page.raw.mail.iter().filter_map(|mail| mail.get_ref().authorities.as_ref());
@@ -425,6 +432,7 @@ mod tests {
             secrets: BTreeMap::new(),
             contracts: BTreeMap::new(),
             unreadable: BTreeMap::new(),
+            client_files: BTreeMap::new(),
             spare: Secret::new("spare".into()),
             cores: 1,
             generation: 1,

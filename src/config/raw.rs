@@ -205,6 +205,7 @@ pub(super) struct RawSite {
     pub mail: Option<Spanned<RawSiteMail>>,
     pub limits: Option<Spanned<RawSiteLimits>>,
     pub cors: Option<Spanned<RawCors>>,
+    pub client_certificates: Option<Spanned<RawClientCertificates>>,
     pub plan: Named<RawPlan>,
     pub identity_headers: BTreeMap<Spanned<String>, Spanned<String>>,
     pub upstream: Named<RawUpstream>,
@@ -271,6 +272,14 @@ pub(super) struct RawCors {
     pub exposed: Texts,
     pub credentials: Option<Spanned<bool>>,
     pub max_age: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawClientCertificates {
+    pub authorities: Texts,
+    pub revocation_lists: Texts,
+    pub required: Option<Spanned<bool>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

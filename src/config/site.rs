@@ -11,7 +11,7 @@ use super::raw::{Named, RawPlan, RawSite, RawSiteLimits, RawTokens, each};
 use super::router::Router;
 use super::snapshot::{Site, SiteLimits};
 use super::values::{duration, limits, secs, size};
-use super::{cors, identity, keys, mail, routes, upstreams};
+use super::{clients, cors, identity, keys, mail, routes, upstreams};
 use crate::contract::Contract;
 use crate::contract::compile::{BUILTIN, builtin, load};
 use crate::contract::source::{Located, Report, Source, suggest};
@@ -119,6 +119,7 @@ pub(super) fn compile(
     let upstreams = upstreams::upstreams(&raw.upstream, given, report);
     let limits = site_limits(raw.limits.as_ref().map(Spanned::get_ref), report);
     let cors = raw.cors.as_ref().and_then(|raw| cors::compile(raw, report));
+    let client_certificates = raw.client_certificates.as_ref().and_then(|raw| clients::compile(raw, given, report));
     let identity = identity::names(&raw.identity_headers, report);
     let max_body = size(&raw.max_body, 64 << 10, report);
     let private = |key: &crate::credential::KeySettings| key.material.expose().contains("PRIVATE KEY");
@@ -168,6 +169,7 @@ pub(super) fn compile(
         upstreams: upstreams.into_values().map(Arc::new).collect(),
         limits,
         cors,
+        client_certificates,
         identity,
         odd_names: raw.underscore_headers.unwrap_or_default(),
         max_body,

@@ -18,6 +18,7 @@ use crate::rules::network::ProxyHeader;
 use crate::rules::rewrite::Rewrite;
 use crate::rules::split::Split;
 use crate::rules::trace::{Ratio, Trust};
+use crate::tls::clients::Policy;
 use crate::upstream::changes::Changes;
 use crate::upstream::hygiene::OddNames;
 use crate::{credential, upstream};
@@ -89,6 +90,8 @@ pub struct Site {
     pub limits: SiteLimits,
     /// Which other origins' pages may ask; `None`: browsers are told nothing.
     pub cors: Option<Cors>,
+    /// What is asked of its clients' certificates; `None`: nothing.
+    pub client_certificates: Option<Arc<Policy>>,
     /// The headers that tell backends who calls.
     pub identity: IdentityNames,
     /// What becomes of headers whose names a backend could take for others.
@@ -177,6 +180,12 @@ pub struct IdentityNames {
     pub server_id: HeaderName,
     /// The signed assertion.
     pub assertion: HeaderName,
+    /// The subject of the client's certificate.
+    pub certificate_subject: HeaderName,
+    /// Its fingerprint.
+    pub certificate_fingerprint: HeaderName,
+    /// Its alternative names.
+    pub certificate_names: HeaderName,
 }
 
 impl Snapshot {
@@ -247,7 +256,7 @@ impl Site {
 
 impl IdentityNames {
     /// Every name, beside its key in configuration.
-    pub fn all(&self) -> [(&'static str, &HeaderName); 11] {
+    pub fn all(&self) -> [(&'static str, &HeaderName); 14] {
         [
             ("user_id", &self.user_id),
             ("user_email", &self.user_email),
@@ -260,6 +269,9 @@ impl IdentityNames {
             ("session_id", &self.session_id),
             ("server_id", &self.server_id),
             ("assertion", &self.assertion),
+            ("certificate_subject", &self.certificate_subject),
+            ("certificate_fingerprint", &self.certificate_fingerprint),
+            ("certificate_names", &self.certificate_names),
         ]
     }
 }
@@ -278,6 +290,9 @@ impl Default for IdentityNames {
             session_id: HeaderName::from_static("x-session-id"),
             server_id: HeaderName::from_static("x-server-id"),
             assertion: HeaderName::from_static("x-identity-assertion"),
+            certificate_subject: HeaderName::from_static("x-client-cert-subject"),
+            certificate_fingerprint: HeaderName::from_static("x-client-cert-fingerprint"),
+            certificate_names: HeaderName::from_static("x-client-cert-names"),
         }
     }
 }
