@@ -13,7 +13,6 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -114,9 +113,9 @@ pub async fn start_on(inherited: Inherited, loaded: Loaded, parts: Parts) -> any
     let tls = match &boot.tls {
         None => None,
         Some(settings) => {
-            let (config, certificates) = tls::server_config(settings, now.wall)?;
-            show_expiries(&metrics, &certificates);
-            Some((TlsAcceptor::from(Arc::new(config)), certificates))
+            let server = tls::Server::new(settings, now.wall)?;
+            show_expiries(&metrics, &server.certificates);
+            Some(server)
         }
     };
     // Opening holds the migrations' state: large, and once.
@@ -144,7 +143,7 @@ pub async fn start_on(inherited: Inherited, loaded: Loaded, parts: Parts) -> any
         reloader: Arc::new(Reloader {
             gateway: Arc::clone(&gateway),
             boot,
-            certificates: tls.as_ref().map(|(_, certificates)| Arc::clone(certificates)),
+            certificates: tls.as_ref().map(|server| Arc::clone(&server.certificates)),
         }),
         gateway,
         sockets: Vec::new(),
@@ -154,12 +153,12 @@ pub async fn start_on(inherited: Inherited, loaded: Loaded, parts: Parts) -> any
         connections: TaskTracker::new(),
         tenders: TaskTracker::new(),
     };
-    listen(running, tls.as_ref().map(|(acceptor, _)| acceptor), inherited, head)
+    listen(running, tls.as_ref(), inherited, head)
 }
 
 fn listen(
     mut running: Running,
-    acceptor: Option<&TlsAcceptor>,
+    server: Option<&tls::Server>,
     inherited: Inherited,
     head: i64,
 ) -> anyhow::Result<Running> {
@@ -183,7 +182,7 @@ fn listen(
         let tls = scheme == Listener::Https;
         let door = Door {
             proxied: boot.proxies_only(scheme, fixed, bound),
-            tls: if tls { acceptor.cloned() } else { None },
+            tls: if tls { server.cloned() } else { None },
             places: Arc::clone(&places),
             addresses: Arc::clone(&addresses),
             drain: running.drain.clone(),

@@ -23,12 +23,13 @@
 //!
 //! # A request's life
 //!
-//! [`edge::accept`] takes a socket and terminates TLS, [`edge::connection`] speaks HTTP/1.1 or HTTP/2, and
-//! [`edge::exchange::handle`] is the story: [`edge::intake`] finds the site and the one path that everything decides
-//! on, and [`edge::trace`] the request's place in a trace; [`edge::route`] finds what takes the request; [`edge::authenticate`] asks
-//! [`credential::Authenticator`] who is calling; [`edge::authorize`] judges and is the only maker of a
-//! [`edge::authorize::Permit`]; [`edge::throttle`] spends the windows; then [`edge::native`] performs an operation or
-//! [`edge::forward`] sends the request on. [`edge::respond`] alone renders a refusal; [`edge::observe`] sees the end.
+//! [`edge::accept`] takes a socket, [`edge::handshake`] terminates TLS, [`edge::connection`] speaks HTTP/1.1 or HTTP/2,
+//! and [`edge::exchange::handle`] is the story: [`edge::intake`] finds the site and the one path that everything decides
+//! on, asks [`edge::certificate`] whether the connection suits that site, and [`edge::trace`] for the request's place in a
+//! trace; [`edge::route`] finds what takes the request; [`edge::authenticate`] asks [`credential::Authenticator`] who is
+//! calling; [`edge::authorize`] judges and is the only maker of a [`edge::authorize::Permit`]; [`edge::throttle`] spends
+//! the windows; then [`edge::native`] performs an operation or [`edge::forward`] sends the request on. [`edge::respond`]
+//! alone renders a refusal; [`edge::observe`] sees the end.
 //! A WebSocket goes on in [`edge::tunnel`] while its [`edge::standing`] holds; an [`edge::agent`] shows its key in the
 //! first message of one. [`edge::explain`] walks an imagined request the same way and tells the operator what it met.
 //!

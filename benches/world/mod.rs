@@ -97,7 +97,7 @@ impl World {
             address: AddressPlace::default(),
             gauge: gateway.metrics.connections.opened(Listener::Http),
         };
-        let connection = Arc::new(Connection { peer, tls: None, held: place });
+        let connection = Arc::new(Connection { peer, tls: None, vouched: None, held: place });
         let world = Self { gateway, token, key, connection, runtime, _folder: folder };
         for credential in [&world.token, &world.key] {
             let mut head = head(credential);

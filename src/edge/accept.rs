@@ -7,22 +7,23 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{self, Connection, Handshake, Place};
+use super::handshake::{self, Ends};
 use super::pace::Taken;
 use super::proxied;
 use crate::gateway::Gateway;
 use crate::limit::addresses::{AddressPlace, Addresses};
 use crate::observe::metrics::labels::{self, Listener, TlsVersion, TurnedAway};
+use crate::tls::Server;
 
 /// A listener of the data port.
 #[derive(Clone)]
 pub struct Door {
     /// Terminates TLS; `None` on the plain listener.
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<Server>,
     /// Whether every connection begins with a PROXY header, and only trusted proxies come.
     pub proxied: bool,
     /// Connections at once, over all listeners.
@@ -123,22 +124,25 @@ async fn serve(gateway: Arc<Gateway>, mut socket: TcpStream, mut peer: SocketAdd
             None => return,
         }
     }
+    let local = socket.local_addr().ok();
     let socket = Taken::new(socket, gateway.bounds.send_timeout);
     match door.tls {
         None => {
-            let connection = Arc::new(Connection { peer, tls: None, held });
+            let connection = Arc::new(Connection { peer, tls: None, vouched: None, held });
             connection::serve(gateway, socket, connection, door.drain).await;
         }
-        Some(acceptor) => {
-            let handshake = tokio::time::timeout(gateway.bounds.handshake_timeout, acceptor.accept(socket));
+        Some(server) => {
+            let ends = Ends { client: peer.ip(), local: local.map(|local| local.ip()) };
+            let handshake = handshake::shake(&gateway, &server, socket, ends, &door.drain);
+            let handshake = tokio::time::timeout(gateway.bounds.handshake_timeout, handshake);
             let handshake = tokio::select! {
                 handshake = handshake => handshake,
                 // It has asked for nothing yet, and may never: the end waits for it a moment, and no longer.
                 () = connection::last_chance(&door.drain) => return,
             };
-            let stream = match handshake {
-                Ok(Ok(stream)) => stream,
-                Ok(Err(_)) => return gateway.metrics.tls.handshake(TlsVersion::Undecided, labels::Handshake::Failed),
+            let (stream, vouched) = match handshake {
+                Ok(Ok(made)) => made,
+                Ok(Err(outcome)) => return gateway.metrics.tls.handshake(TlsVersion::Undecided, outcome),
                 Err(_) => return gateway.metrics.tls.handshake(TlsVersion::Undecided, labels::Handshake::TimedOut),
             };
             let (_, session) = stream.get_ref();
@@ -147,8 +151,9 @@ async fn serve(gateway: Arc<Gateway>, mut socket: TcpStream, mut peer: SocketAdd
             let http2 = session.alpn_protocol() == Some(b"h2");
             let outcome = if resumed { labels::Handshake::Resumed } else { labels::Handshake::Full };
             gateway.metrics.tls.handshake(version, outcome);
-            let connection = Arc::new(Connection { peer, tls: Some(Handshake { version, http2 }), held });
-            connection::serve(gateway, stream, connection, door.drain).await;
+            let leave = vouched.as_ref().map_or(door.drain, |vouched| vouched.leave.clone());
+            let connection = Arc::new(Connection { peer, tls: Some(Handshake { version, http2 }), vouched, held });
+            connection::serve(gateway, stream, connection, leave).await;
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
+use super::certificate::Vouched;
 use super::exchange;
 use super::pace::{Answering, Pace, Streams, Tended};
 use crate::gateway::Gateway;
@@ -28,6 +29,8 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// What the handshake settled; `None` on the plain listener.
     pub tls: Option<Handshake>,
+    /// What vouches for the client, where the site that it asked for wants that.
+    pub vouched: Option<Vouched>,
     /// Its place among all connections, and the gauge that counts it; a tunnel keeps both until it ends.
     pub held: Place,
 }
@@ -50,6 +53,13 @@ pub struct Handshake {
     pub version: TlsVersion,
     /// Whether ALPN chose HTTP/2.
     pub http2: bool,
+}
+
+impl Connection {
+    /// The fingerprint of the certificate that the client has shown.
+    pub fn fingerprint(&self) -> Option<&str> {
+        self.vouched.as_ref()?.shown.as_ref()?.fingerprint.to_str().ok()
+    }
 }
 
 /// What an HTTP/2 client says first, in bytes (RFC 9113 section 3.4).

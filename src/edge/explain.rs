@@ -19,6 +19,7 @@ use serde_json::{Map, Value, json};
 use smallvec::SmallVec;
 
 use super::authorize::{Asked, Denied, Permit, Rule, asked};
+use super::certificate::Vouched;
 use super::connection::{Connection, Handshake, Place};
 use super::exchange::Exchange;
 use super::route::Target;
@@ -111,7 +112,10 @@ fn head(imagined: &Imagined) -> Result<Parts, String> {
 async fn story(gateway: &Arc<Gateway>, head: Parts, imagined: &Imagined) -> Story {
     let peer = (imagined.client.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), 0).into();
     let tls = imagined.tls.then_some(Handshake { version: TlsVersion::V13, http2: false });
-    let connection = Arc::new(Connection { peer, tls, held: Place::default() });
+    let live = gateway.live();
+    let policy = intake::host(&head).ok().and_then(|host| live.site(host)?.site.client_certificates.as_ref());
+    let vouched = policy.filter(|_| imagined.tls).map(Vouched::imagined);
+    let connection = Arc::new(Connection { peer, tls, vouched, held: Place::default() });
     let mut exchange = Exchange::begin(gateway, &connection, head.method.clone());
     exchange.imagined = true;
     exchange.grpc = grpc::is_call(&head.headers);
@@ -135,6 +139,9 @@ async fn walk(exchange: &mut Exchange, mut head: Parts, story: &mut Story) -> Re
     let taken = intake::take(exchange, &mut head);
     story.tell("client", exchange.client.to_string());
     story.tell("site", exchange.site.as_ref().map(|live| live.site.name.clone()));
+    if let Some(policy) = exchange.site.as_ref().and_then(|live| live.site.client_certificates.as_ref()) {
+        story.tell("client_certificate", if policy.required { "required" } else { "verified where shown" });
+    }
     story.tell("path", (!exchange.path.is_empty()).then(|| exchange.path.clone()));
     taken?;
     if cors::preflight(exchange, &head).is_some() {

@@ -15,10 +15,10 @@ use hyper::upgrade::OnUpgrade;
 
 use super::authorize::ForwardPermit;
 use super::exchange::Exchange;
-use super::grpc;
 use super::standing::Standing;
 use super::trace;
 use super::tunnel::{self, Tunnel};
+use super::{certificate, grpc};
 use crate::config::snapshot::Route;
 use crate::gateway::{LiveSite, LiveUpstream};
 use crate::model::access::Permission;
@@ -171,6 +171,7 @@ async fn request_headers(
         headers.insert(&FORWARDED_PREFIX, text(&route.rewrite.strip)?);
     }
     headers.insert(&REQUEST_ID, text(&exchange.request_id)?);
+    certificate::tell(&mut headers, &live.site.identity, &exchange.connection);
     if let Some(principal) = permit.caller() {
         identify(&mut headers, live, principal)?;
         if route.assertion {

@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
 
 use super::exchange::{Exchange, Way};
-use super::{cors, trace};
+use super::{certificate, cors, trace};
 use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
 use crate::rules::network::ProxyHeader;
@@ -28,6 +28,9 @@ pub fn take(exchange: &mut Exchange, head: &mut Parts) -> Result<(), Refusal> {
     let site = exchange.live.site(host(head)?).ok_or(Problem::MisdirectedRequest)?;
     exchange.site = Some(Arc::clone(site));
     cors::note(exchange, &head.headers);
+    let (connection, now) = (&exchange.connection, exchange.now.wall);
+    certificate::suits(connection, exchange.site(), now)
+        .inspect_err(|_| certificate::let_go(connection, &exchange.live, now))?;
     let spelt = match path::canonical(head.uri.path()) {
         // For the routes that take it; the others refuse it when they are found.
         Err(AmbiguousPath::Separator) if exchange.site().site.routes.iter().any(|route| route.encoded_slash) => {
@@ -45,7 +48,7 @@ pub fn take(exchange: &mut Exchange, head: &mut Parts) -> Result<(), Refusal> {
 }
 
 /// The host the client means: `framing::check` saw to it that there is one answer (RFC 9112 section 3.2).
-fn host(head: &Parts) -> Result<&str, Problem> {
+pub fn host(head: &Parts) -> Result<&str, Problem> {
     let header = head.headers.get(HOST).and_then(|host| host.to_str().ok());
     let authority = head.uri.authority().map(http::uri::Authority::as_str);
     authority.or(header).ok_or(Problem::MalformedRequest("the Host header is not text"))

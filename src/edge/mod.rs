@@ -1,7 +1,7 @@
 //! The request's path, one stage a file, in the order a request meets them:
 //!
 //! ```text
-//! accept -> tls -> connection -> | exchange -> route -> authenticate -> authorize -> throttle
+//! accept -> handshake -> connection | exchange -> intake -> route -> authenticate -> authorize -> throttle
 //!   (per socket)                 |   -> native | forward -> respond -> observe     (per request)
 //!                                |              `-> tunnel, for as long as its standing holds
 //! ```
@@ -17,6 +17,7 @@ pub mod admin;
 pub mod agent;
 pub mod authenticate;
 pub mod authorize;
+pub mod certificate;
 pub mod connection;
 pub mod cors;
 pub mod exchange;
@@ -24,6 +25,7 @@ pub mod explain;
 pub mod first_frame;
 pub mod forward;
 pub mod grpc;
+pub mod handshake;
 pub mod intake;
 pub mod native;
 pub mod observe;

@@ -102,9 +102,10 @@ impl http_body::Body for Observed {
         }
         // One that keeps its client waiting, and one that never does but is long.
         let lasts = polled.is_pending() || record.sent >= LONG;
-        if lasts && lost.is_none() && record.exchange.upstream.is_some() && record.exchange.principal.is_some() {
-            let mut future: Pin<Box<dyn Future<Output = TunnelEnd> + Send>> =
-                Box::pin(Standing::of(&record.exchange).lost());
+        let exchange = &record.exchange;
+        let hangs_on_something = exchange.principal.is_some() || exchange.connection.vouched.is_some();
+        if lasts && lost.is_none() && exchange.upstream.is_some() && hangs_on_something {
+            let mut future: Pin<Box<dyn Future<Output = TunnelEnd> + Send>> = Box::pin(Standing::of(exchange).lost());
             // Polled once now, so that its timer wakes this task.
             if future.as_mut().poll(context).is_ready() {
                 return record.revoked();
@@ -207,6 +208,7 @@ fn log(
         cut,
         tls: tls.map(|tls| tls.version),
         alpn: tls.map(|tls| if tls.http2 { "h2" } else { "http/1.1" }),
+        certificate: exchange.connection.fingerprint(),
         fault: told.and_then(|told| told.fault.as_ref()),
     });
 }

@@ -2,7 +2,7 @@
 //!
 //! Revocation must end what it concerns, also what is already open: tunnels, event streams, long downloads.
 //! Rather than keep a register of who depends on what, whatever is open asks again: twice a second the whole decision
-//! (route, credential, role, plan) is taken anew for the request that opened it, from cached facts, and it ends when
+//! (certificate, route, credential, role, plan) is taken anew for the request that opened it, from cached facts, and it ends when
 //! the answer is no. A logout, a revoked key, a changed role or plan, an expired token and a removed route all end
 //! it within the second.
 
@@ -16,7 +16,7 @@ use http::Method;
 use super::authenticate::Accepted;
 use super::connection::Connection;
 use super::exchange::Exchange;
-use super::{authenticate, authorize, route};
+use super::{authenticate, authorize, certificate, route};
 use crate::gateway::Gateway;
 use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
@@ -56,6 +56,7 @@ impl Standing {
         let Some(site) = live.sites.iter().find(|live| live.site.name == self.site).cloned() else {
             return Err(Problem::NotFound.into());
         };
+        certificate::suits(&self.connection, &site, self.gateway.clock.now().wall)?;
         let mut again = Exchange::begin(&self.gateway, &self.connection, self.method.clone());
         again.site = Some(site);
         again.client = self.client;

@@ -82,6 +82,8 @@ pub struct AccessLine<'a> {
     pub tls: Option<TlsVersion>,
     /// The protocol TLS agreed on.
     pub alpn: Option<&'a str>,
+    /// SHA-256 of the certificate that the client has shown, in hexadecimal.
+    pub certificate: Option<&'a str>,
     /// What went wrong on our side.
     pub fault: Option<&'a Fault>,
 }
@@ -105,7 +107,7 @@ impl Display for Shadow {
 
 impl Serialize for AccessLine<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut line = serializer.serialize_struct("access", 26)?;
+        let mut line = serializer.serialize_struct("access", 27)?;
         line.serialize_field("time", &self.time.to_rfc3339())?;
         line.serialize_field("kind", "access")?;
         line.serialize_field("request_id", &*mask::cut(self.request_id, 128))?;
@@ -131,6 +133,7 @@ impl Serialize for AccessLine<'_> {
         line.serialize_field("cut", &self.cut.map(Cut::name))?;
         line.serialize_field("tls", &self.tls.map(TlsVersion::name))?;
         line.serialize_field("alpn", &self.alpn.map(|alpn| mask::cut(alpn, 32)))?;
+        line.serialize_field("certificate", &self.certificate)?;
         line.serialize_field("fault", &self.fault.map(|fault| told(fault)))?;
         line.end()
     }
@@ -155,6 +158,7 @@ impl Display for AccessLine<'_> {
             ("problem", self.problem.map(ProblemKind::name)),
             ("tunnel", self.tunnel.map(TunnelEnd::name)),
             ("cut", self.cut.map(Cut::name)),
+            ("certificate", self.certificate),
         ];
         for (name, text) in names.iter().filter_map(|(name, text)| Some((name, (*text)?))) {
             write!(f, " {name}={text:?}")?;

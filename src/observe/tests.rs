@@ -73,6 +73,7 @@ fn line<'a>() -> AccessLine<'a> {
         cut: None,
         tls: Some(TlsVersion::V13),
         alpn: Some("h2"),
+        certificate: None,
         fault: None,
     }
 }
@@ -107,7 +108,7 @@ fn an_access_line_has_every_field_always_in_the_same_order() {
          \"client\":\"192.0.2.7\",\"method\":\"GET\",\"path\":\"/api/v1/posts\",\
          \"route\":\"GET,HEAD /api/v1/{*rest}\",\"status\":200,\"problem\":null,\"shadow\":null,\"user\":null,\"org\":null,\
          \"key\":null,\"session\":null,\"auth\":null,\"duration_ms\":1.5,\"received_bytes\":3,\"sent_bytes\":4,\
-         \"upstream\":\"app\",\"tunnel\":null,\"cut\":null,\"tls\":\"1.3\",\"alpn\":\"h2\",\"fault\":null}"
+         \"upstream\":\"app\",\"tunnel\":null,\"cut\":null,\"tls\":\"1.3\",\"alpn\":\"h2\",\"certificate\":null,\"fault\":null}"
     );
     let (first, second) = (json(&written[0]), json(&written[1]));
     let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();

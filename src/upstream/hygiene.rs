@@ -214,6 +214,7 @@ fn is_routing_hint(name: &str) -> bool {
     name.starts_with("x-forwarded")
         || name.starts_with("x-original-")
         || name.starts_with("x-envoy-")
+        || says_certificate(name)
         || matches!(
             name,
             "cf-connecting-ip"
@@ -230,6 +231,15 @@ fn is_routing_hint(name: &str) -> bool {
                 | "x-real-ip"
                 | "x-rewrite-url"
         )
+}
+
+/// Fields in which proxies tell what certificate a client has shown them (RFC 9440 and its many forerunners;
+/// `X-Forwarded-Client-Cert` is among the routing hints). What was shown to us stands in identity headers.
+fn says_certificate(name: &str) -> bool {
+    const BEGINNINGS: [&str; 6] =
+        ["client-cert", "ssl-client-", "x-amzn-mtls-", "x-arr-clientcert", "x-client-cert", "x-ssl-client-"];
+    matches!(name.as_bytes().first(), Some(b'c' | b's' | b'x'))
+        && BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
 }
 
 fn remove_named_by_connection(headers: &mut HeaderMap) {
@@ -350,6 +360,15 @@ mod tests {
             ("X-Forwarded-Server", "x"),
             ("Forwarded", "for=127.0.0.1"),
             ("X-Real-IP", "127.0.0.1"),
+            ("X-Forwarded-Client-Cert", "Subject=\"CN=root\""),
+            ("X-Forwarded-Tls-Client-Cert", "AAAA"),
+            ("Client-Cert", ":AAAA:"),
+            ("Client-Cert-Chain", ":AAAA:"),
+            ("Ssl-Client-Verify", "SUCCESS"),
+            ("X-Ssl-Client-S-Dn", "CN=root"),
+            ("X-Client-Cert", "AAAA"),
+            ("X-Amzn-Mtls-Clientcert-Subject", "CN=root"),
+            ("X-Arr-Clientcert", "AAAA"),
             ("X-Original-URL", "/admin"),
             ("X-Rewrite-URL", "/admin"),
             ("x-envoy-original-path", "/admin"),

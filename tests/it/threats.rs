@@ -257,12 +257,18 @@ const ROWS: &[Row] = &[
     ),
     row(
         24,
-        "client certificates that are not asked for",
-        Absent(
-            "No site can ask for client certificates yet, and HTTP/3 is not served, so there is no policy to slip past by \
-             another name, a fragmented hello or another transport. What SNI chooses is a certificate and nothing else: \
-             the site is chosen by Host (src/tls/tests.rs, sni_chooses_exact_before_wildcard_before_the_first).",
-        ),
+        "client certificates that are not asked for, by another name, a hello in pieces or another transport",
+        // HTTP/3 is not served: whatever comes by UDP meets nobody, so there is no second transport to keep in step.
+        By(&[
+            "tests/it/client_hellos.rs::a_hello_in_pieces_chooses_what_a_whole_one_does",
+            "tests/it/client_hellos.rs::a_name_asks_the_same_in_any_case",
+            "tests/it/client_hellos.rs::a_request_passes_only_on_a_connection_that_was_asked_what_its_site_asks",
+            "tests/it/client_hellos.rs::a_session_of_one_site_is_nothing_at_another_and_one_with_a_certificate_is_never_resumed",
+            "tests/it/client_certificates.rs::a_missing_authority_is_a_reason_not_to_start_and_who_is_refused_stands_in_the_log",
+            "tests/it/certificate_changes.rs::a_reload_counts_from_the_next_request_on_also_on_open_connections",
+            "tests/it/client_certificates.rs::without_tls_a_site_that_requires_a_certificate_is_closed",
+            "tests/it/client_certificates.rs::what_a_client_says_of_certificates_changes_nothing",
+        ]),
     ),
     row(
         25,

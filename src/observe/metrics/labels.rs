@@ -309,6 +309,18 @@ labels! {
         Failed = "failed",
         /// Not finished in time.
         TimedOut = "timed_out",
+        /// The site asks for a certificate, and the client has shown none.
+        CertificateMissing = "certificate_missing",
+        /// Nobody whom the site names has issued the client's certificate.
+        CertificateUnknown = "certificate_unknown",
+        /// The client's certificate is past its time, or before it.
+        CertificateExpired = "certificate_expired",
+        /// The client's certificate is in its authority's list.
+        CertificateRevoked = "certificate_revoked",
+        /// No list says whether it is: there is none of who issued it, or that is out of date.
+        CertificateUndecided = "certificate_undecided",
+        /// The client's certificate is bad for another reason: not made for clients, or broken.
+        CertificateRefused = "certificate_refused",
     }
 
     /// Where a change of facts came from.
