@@ -193,6 +193,7 @@ fn listen(
         let first = if tls { &mut running.https } else { &mut running.http };
         first.get_or_insert(bound);
     }
+    gateway.watch(&gateway.live());
     running.tenders.spawn(follow_feed(Arc::clone(&gateway), head, running.stop.clone()));
     running.tenders.spawn(tend(Arc::clone(&gateway), running.stop.clone()));
     running.tenders.spawn(postman::run(Arc::clone(&gateway), running.stop.clone()));
@@ -448,6 +449,7 @@ impl Running {
         self.gateway.hang_up.cancel();
         let _ = tokio::time::timeout(FAREWELL, self.gateway.tunnels.wait()).await;
         self.stop.cancel();
+        let _late = tokio::time::timeout(FAREWELL, self.gateway.pools.stop_watching()).await;
         self.tenders.close();
         if tokio::time::timeout(CHORES, self.tenders.wait()).await.is_err() {
             // A mail that is not settled is tried again by whoever opens the store next.

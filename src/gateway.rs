@@ -276,6 +276,17 @@ impl Gateway {
         self.live.store(Arc::new(live));
     }
 
+    /// Has the servers of `live` checked as it says, and no others: in tasks of their own, until the gateway stops.
+    pub fn watch(&self, live: &Live) {
+        let of_site = |live: &Arc<LiveSite>| {
+            let name = live.site.name.clone();
+            live.upstreams.iter().map(move |at| (name.clone(), Arc::clone(&at.settings))).collect::<Vec<_>>()
+        };
+        let upstreams: Vec<_> = live.sites.iter().flat_map(of_site).collect();
+        let upstreams: Vec<_> = upstreams.iter().map(|(site, settings)| (site.as_str(), &**settings)).collect();
+        self.pools.watch(&upstreams, &self.metrics);
+    }
+
     /// What the operator's API asks for; `None`: it is closed.
     pub fn operator_token(&self) -> Option<Arc<Secret>> {
         self.operator_token.load_full()

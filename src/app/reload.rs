@@ -49,6 +49,8 @@ impl Reloader {
         let upstreams: Vec<_> = live.sites.iter().flat_map(|live| &live.upstreams).map(|at| &*at.settings).collect();
         gateway.pools.retain(&upstreams);
         drop(upstreams);
+        // Before it counts: requests find at once what is known of servers that were checked before.
+        gateway.watch(&live);
         if let (Some(served), Some(prepared)) = (&self.certificates, certificates) {
             served.serve(prepared);
             show_expiries(&gateway.metrics, served);

@@ -14,6 +14,7 @@
 //! `config/gateway.toml`, and a bad file in `tests/config/` with the message it gives.
 
 pub mod boot;
+mod checks;
 mod clients;
 mod compile;
 pub mod cors;

@@ -306,6 +306,21 @@ pub(super) struct RawUpstream {
     pub max_connections: Number,
     pub max_streams: Number,
     pub ejection: RawEjection,
+    pub health: Option<Spanned<RawHealth>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawHealth {
+    pub path: Text,
+    pub method: Text,
+    pub host: Text,
+    pub statuses: Texts,
+    pub port: Number,
+    pub interval: Text,
+    pub timeout: Text,
+    pub rise: Number,
+    pub fall: Number,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -8,6 +8,7 @@ use http::Uri;
 use rustls::pki_types::ServerName;
 use toml::Spanned;
 
+use super::checks;
 use super::given::Given;
 use super::raw::{Named, RawEjection, RawRoute, RawServer, RawUpstream, RawUpstreamTls, Text};
 use super::values::{count, duration, secs};
@@ -51,6 +52,7 @@ fn upstream(name: &str, around: &Spanned<RawUpstream>, given: &Given, report: &m
         queue_timeout: duration(&raw.queue_timeout, usual.queue_timeout, secs(0)..=secs(300), report),
         max_queue: count(&raw.max_queue, usual.max_queue, 0..=1_000_000, report),
         ejection: ejection(&raw.ejection, report),
+        health: raw.health.as_ref().map(|health| checks::check(health, &usual.servers, report)),
         max_idle: count(&raw.max_idle, usual.max_idle, 0..=100_000, report),
         max_connections: count(&raw.max_connections, usual.max_connections, 1..=1_000_000, report),
         max_streams: count(&raw.max_streams, usual.max_streams, 1..=4096, report),

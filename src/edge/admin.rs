@@ -1,5 +1,5 @@
 //! The admin listener: `/metrics`, `/healthz`, `/readyz`, and the operator's acts under `/v1` with a token: the log's
-//! level, what would become of a request ([`super::explain`]), and everything about accounts
+//! level, how backends stand, what would become of a request ([`super::explain`]), and everything about accounts
 //! ([`crate::native::operator`]).
 //!
 //! It is a listener of its own, never a path on the data port, and it never speaks for a product.
@@ -28,6 +28,7 @@ use crate::model::secret::Secret;
 use crate::native::operator::{self, Desk, Reply};
 use crate::observe::audit::{self, Act, Actor, Event};
 use crate::observe::metrics::labels::Listener;
+use crate::upstream::{Stands, Verdict};
 
 /// The longest body of an act, in bytes.
 const BODY: usize = 64 * 1024;
@@ -112,7 +113,9 @@ async fn answer(gateway: &Arc<Gateway>, peer: IpAddr, request: Request<Incoming>
             answer.headers_mut().insert(CONTENT_TYPE, exposition);
             answer
         }
-        _ => text(StatusCode::NOT_FOUND, "there is /metrics, /healthz, /readyz, /v1/sites and /v1/log\n"),
+        _ => {
+            text(StatusCode::NOT_FOUND, "there is /metrics, /healthz, /readyz, /v1/sites, /v1/upstreams and /v1/log\n")
+        }
     }
 }
 
@@ -149,6 +152,9 @@ async fn act(gateway: &Arc<Gateway>, peer: IpAddr, head: &http::request::Parts, 
     };
     if head.uri.path() == "/v1/log" {
         return log(gateway, head, &body, |act| audit(None, act));
+    }
+    if head.uri.path() == "/v1/upstreams" {
+        return upstreams(gateway, &head.method);
     }
     if head.uri.path() == "/v1/explain" {
         let Reply { status, body } = explain::explain(gateway, &head.method, &body).await;
@@ -194,6 +200,37 @@ fn log(gateway: &Gateway, head: &http::request::Parts, body: &[u8], audit: impl 
     let level = gateway.logs.level();
     let (configured, set) = level.map_or((None, None), |level| (Some(level.configured), level.set));
     json_answer(200, &json!({ "level": set.as_ref().or(configured.as_ref()), "configured": configured }))
+}
+
+/// How every server of every upstream stands.
+fn upstreams(gateway: &Gateway, method: &Method) -> Answer {
+    if method != Method::GET && method != Method::HEAD {
+        return json_answer(405, &json!({ "error": "/v1/upstreams takes GET" }));
+    }
+    let server = |stands: Stands| {
+        let pool = stands.pool.unwrap_or_default();
+        json!({
+            "server": stands.server,
+            "weight": stands.weight,
+            "health": stands.verdict.map(Verdict::name),
+            "ejected": pool.ejected,
+            "connections": pool.open,
+            "idle": pool.idle,
+            "in_flight": pool.in_flight,
+            "waiting": pool.waiting,
+        })
+    };
+    let live = gateway.live();
+    let upstreams: Vec<_> = live
+        .sites
+        .iter()
+        .flat_map(|site| site.upstreams.iter().map(move |upstream| (&site.site.name, upstream)))
+        .map(|(site, upstream)| {
+            let servers: Vec<_> = gateway.pools.stands(&upstream.settings).into_iter().map(server).collect();
+            json!({ "site": site, "upstream": &*upstream.name, "servers": servers })
+        })
+        .collect();
+    json_answer(200, &json!({ "upstreams": upstreams }))
 }
 
 fn json_answer(status: u16, body: &serde_json::Value) -> Answer {

@@ -195,6 +195,7 @@ fn outcome(error: &SendError) -> UpstreamOutcome {
         SendError::IdleTimeout => UpstreamOutcome::IdleTimeout,
         SendError::Overdue => UpstreamOutcome::Overdue,
         SendError::Busy { .. } => UpstreamOutcome::Exhausted,
+        SendError::Unhealthy { .. } => UpstreamOutcome::Unhealthy,
         SendError::Closed(_) => UpstreamOutcome::Closed,
         SendError::Refused(_) | SendError::Reset(_) => UpstreamOutcome::Reset,
         SendError::Nonsense(_) | SendError::Unacceptable(_) | SendError::NoTunnel => UpstreamOutcome::Protocol,

@@ -101,7 +101,7 @@ impl Health {
 const FULL: u32 = 100;
 
 /// The weight of a server that came back `since` milliseconds ago.
-fn returning(since: u64, own: u32, rules: &Ejection) -> u32 {
+pub(super) fn returning(since: u64, own: u32, rules: &Ejection) -> u32 {
     let slow = millis(rules.slow_start);
     let part = if since >= slow { u64::from(FULL) } else { (since * u64::from(FULL) / slow).max(u64::from(FULL / 10)) };
     own.saturating_mul(u32::try_from(part).unwrap_or(FULL))
@@ -113,7 +113,7 @@ fn zero(count: &AtomicU32) {
     }
 }
 
-fn millis(time: Duration) -> u64 {
+pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_util::task::TaskTracker;
 
 use super::body::Body;
@@ -122,20 +123,53 @@ impl Origin {
         }
     }
 
+    /// What stands as the host of a request of our own; `port` in place of the server's.
+    pub(super) fn authority(&self, port: Option<u16>) -> String {
+        match (&self.address, port) {
+            (Address::Unix(_), _) => "localhost".to_owned(),
+            (Address::Url(uri), None) => uri.authority().map_or_else(String::new, ToString::to_string),
+            (Address::Url(uri), Some(port)) => format!("{}:{port}", uri.host().unwrap_or_default()),
+        }
+    }
+
     /// What stands as `:scheme`.
     pub(super) const fn scheme(&self) -> http::uri::Scheme {
         if self.tls.is_some() { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP }
     }
 }
 
+/// A stream to a server, on which nothing was said yet.
+pub(super) struct Dialled {
+    pub(super) stream: Stream,
+    /// Whether HTTP/2 is what is spoken on it.
+    pub(super) joint: bool,
+}
+
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
 /// Makes a connection and sets it to run; `alone`: one that carries one request at a time.
 pub(super) async fn connect(endpoint: &Endpoint, slot: Slot, alone: bool, steps: Steps) -> Result<Made, SendError> {
     let origin = &endpoint.origin;
+    let Dialled { stream, joint } = dial(origin, None, alone, steps).await?;
+    let made = match stream {
+        Stream::Tcp(stream) => begin(endpoint, slot, stream, joint).await,
+        Stream::Unix(stream) => begin(endpoint, slot, stream, joint).await,
+        Stream::Tls(stream) => begin(endpoint, slot, *stream, joint).await,
+    };
+    made.map_err(|source| SendError::Connect { server: origin.address.to_string(), source })
+}
+
+/// Connects, and agrees on TLS and the protocol; `port` in place of the server's own.
+pub(super) async fn dial(origin: &Origin, port: Option<u16>, alone: bool, steps: Steps) -> Result<Dialled, SendError> {
     let server = || origin.address.to_string();
     let dialled = async {
         match (&origin.place, &origin.address) {
-            (Place::Tcp { host, port }, _) => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            (Place::Tcp { host, port: own }, _) => {
+                let stream = TcpStream::connect((host.as_str(), port.unwrap_or(*own))).await?;
                 stream.set_nodelay(true)?;
                 Ok(Wire::Tcp(stream))
             }
@@ -148,9 +182,10 @@ pub(super) async fn connect(endpoint: &Endpoint, slot: Slot, alone: bool, steps:
         Ok(Err(source)) => return Err(SendError::Connect { server: server(), source }),
         Err(_) => return Err(SendError::ConnectTimeout { server: server() }),
     };
-    let made = match (wire, &origin.tls) {
-        (Wire::Unix(stream), _) => begin(endpoint, slot, stream, origin.may_join() && !alone).await,
-        (Wire::Tcp(stream), None) => begin(endpoint, slot, stream, origin.may_join() && !alone).await,
+    let plain = origin.may_join() && !alone;
+    match (wire, &origin.tls) {
+        (Wire::Unix(stream), _) => Ok(Dialled { stream: Stream::Unix(stream), joint: plain }),
+        (Wire::Tcp(stream), None) => Ok(Dialled { stream: Stream::Tcp(stream), joint: plain }),
         (Wire::Tcp(stream), Some(tls)) => {
             let connector = if alone { &tls.http1 } else { &tls.usual };
             let secured = match tokio::time::timeout(steps.tls, connector.connect(tls.name.clone(), stream)).await {
@@ -163,10 +198,9 @@ pub(super) async fn connect(endpoint: &Endpoint, slot: Slot, alone: bool, steps:
                 let source = io::Error::other("it does not speak HTTP/2 (ALPN chose something else)");
                 return Err(SendError::Tls { server: server(), source });
             }
-            begin(endpoint, slot, secured, chose_h2).await
+            Ok(Dialled { stream: Stream::Tls(Box::new(secured)), joint: chose_h2 })
         }
-    };
-    made.map_err(|source| SendError::Connect { server: server(), source })
+    }
 }
 
 enum Wire {
@@ -234,7 +268,7 @@ where
 
 /// Runs the tasks of an HTTP/2 connection where they are awaited when the pools close.
 #[derive(Clone)]
-struct Tracked(TaskTracker);
+pub(super) struct Tracked(pub(super) TaskTracker);
 
 impl<F> Executor<F> for Tracked
 where

@@ -163,7 +163,7 @@ pub(super) struct Want {
 }
 
 /// What a server's pool looks like from outside.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gauges {
     /// The server: `http://host:port`.
     pub server: String,

@@ -44,6 +44,12 @@ pub enum SendError {
         /// The server.
         server: String,
     },
+    /// Every server fails its health checks.
+    #[error("no server of {upstream} is well: all fail their health checks")]
+    Unhealthy {
+        /// The upstream.
+        upstream: String,
+    },
     /// The backend has the request and did not answer in time.
     #[error("no answer in time")]
     ResponseTimeout,
@@ -97,6 +103,7 @@ impl SendError {
             Self::NoTunnel => "no_tunnel",
             Self::Unsendable(_) => "unsendable",
             Self::Busy { .. } => "busy",
+            Self::Unhealthy { .. } => "unhealthy",
             Self::ResponseTimeout => "response_timeout",
             Self::IdleTimeout => "idle_timeout",
             Self::Overdue => "timeout",
@@ -121,7 +128,7 @@ impl SendError {
             | Self::ResponseTimeout
             | Self::IdleTimeout
             | Self::Overdue => Problem::GatewayTimeout,
-            Self::Refused(_) | Self::Busy { .. } => Problem::Unavailable,
+            Self::Refused(_) | Self::Busy { .. } | Self::Unhealthy { .. } => Problem::Unavailable,
             Self::Unsendable(what) => Problem::MalformedRequest(what),
             Self::RequestBody { problem, .. } => problem.clone(),
         }

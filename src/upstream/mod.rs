@@ -3,7 +3,7 @@
 //! The edge readies a request ([`framing::check`], [`hygiene`]) and hands it to [`Pools::send`], which
 //! chooses a server (`balance`), takes an idle connection or makes one (`endpoint`, `connect`), waits for
 //! the answer's head (`exchange`) and returns it with a [`body::Body`] that holds the
-//! connection until it was read to its end. [`tunnel`] does the same for a WebSocket. Everything is owned
+//! connection until it was read to its end. Servers that fail their health checks (`check`, `watch`) are not chosen. [`tunnel`] does the same for a WebSocket. Everything is owned
 //! by a [`Pools`], so that each worker may have its own.
 //!
 //! What it is not: it knows no routes, sites or identities, and renders nothing for clients.
@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 mod balance;
 pub mod body;
 pub mod changes;
+mod check;
 mod connect;
 mod endpoint;
 mod error;
@@ -40,11 +41,14 @@ mod settings;
 mod tests;
 pub mod tls;
 pub mod tunnel;
+mod watch;
 
 pub use balance::Ejection;
+pub use check::{Ask, Check};
 pub use endpoint::Gauges;
 pub use error::SendError;
 pub use settings::{Address, Overrides, Protocol, Server, Settings};
+pub use watch::Verdict;
 
 use balance::{Dice, lighter};
 use body::Body;
@@ -53,6 +57,9 @@ use endpoint::{Endpoint, Limits, Turn, Want};
 use exchange::{Lost, exchange, is_repeatable, lifetime, spare};
 use lease::{Lease, Link, Load};
 use progress::{Patience, Upload};
+use watch::Watches;
+
+use crate::observe::metrics::Metrics;
 
 /// How long a connection stays idle at most: below what servers commonly allow.
 const KEEP_IDLE: Duration = Duration::from_secs(30);
@@ -66,6 +73,20 @@ pub struct Pools {
     tasks: TaskTracker,
     dice: Dice,
     keep_idle: Duration,
+    watches: Watches,
+}
+
+/// How one server of an upstream stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stands {
+    /// The server: `http://host:port`.
+    pub server: String,
+    /// Its share beside the others'.
+    pub weight: u32,
+    /// What its health checks say; `None`: it has none.
+    pub verdict: Option<Verdict>,
+    /// What its pool looks like; `None`: it was given no request yet.
+    pub pool: Option<Gauges>,
 }
 
 /// An answer whose head has come.
@@ -80,8 +101,9 @@ struct Answered {
 impl Pools {
     /// No connections yet. `tls` is needed only for https servers: see [`tls::client_config`].
     pub fn new(tls: Option<Arc<ClientConfig>>) -> Self {
-        let (endpoints, tasks, dice) = (DashMap::new(), TaskTracker::new(), Dice::default());
-        Self { endpoints, tls, tasks, dice, keep_idle: KEEP_IDLE }
+        let (endpoints, tasks, dice, watches) =
+            (DashMap::new(), TaskTracker::new(), Dice::default(), Watches::default());
+        Self { endpoints, tls, tasks, dice, keep_idle: KEEP_IDLE, watches }
     }
 
     /// With connections kept idle for `time` instead of 30 seconds.
@@ -138,14 +160,20 @@ impl Pools {
         let limits = Limits { max_connections: to.max_connections, max_queue: to.max_queue, wait: to.queue_timeout };
         let mut tried: SmallVec<[usize; 4]> = SmallVec::new();
         let mut want = Want { fresh: false, alone };
+        let mut failed = None;
         loop {
-            let (at, endpoint) = self.choose(to, &tried)?;
+            // Where nobody is left to be asked, what the last one said is the answer.
+            let (at, endpoint) = match self.choose(to, &tried) {
+                Ok(chosen) => chosen,
+                Err(none) => return Err(failed.unwrap_or(none)),
+            };
             let load = Load::new(endpoint);
             let (mut link, reused) = match self.link(&load.0, limits, want, steps, &to.ejection).await {
                 Ok(linked) => linked,
                 Err(error) => {
                     tried.push(at);
                     if error.is_connect() && tried.len() < to.servers.len().min(SERVERS_TRIED) {
+                        failed = Some(error);
                         continue;
                     }
                     return Err(error);
@@ -190,6 +218,7 @@ impl Pools {
                         _ => return Err(error),
                     }
                     want.fresh = true;
+                    failed = Some(error);
                 }
             }
         }
@@ -233,14 +262,19 @@ impl Pools {
         }
     }
 
-    /// A server that was not tried yet, one that can be reached before one that could not.
+    /// A server that was not tried yet and that does not fail its health checks: of those, one that requests do not fail
+    /// on before one that they do.
     fn choose(&self, to: &Settings, tried: &[usize]) -> Result<(usize, Arc<Endpoint>), SendError> {
-        if let [only] = to.servers.as_slice() {
+        if let [only] = to.servers.as_slice()
+            && !only.watched.is_down()
+        {
             return Ok((0, self.endpoint(to, only)?));
         }
         let mut candidates: SmallVec<[(usize, Arc<Endpoint>); 8]> = SmallVec::new();
-        for (at, server) in to.servers.iter().enumerate().filter(|(at, _)| !tried.contains(at)) {
-            candidates.push((at, self.endpoint(to, server)?));
+        for (at, server) in to.servers.iter().enumerate() {
+            if !tried.contains(&at) && !server.watched.is_down() {
+                candidates.push((at, self.endpoint(to, server)?));
+            }
         }
         let left = candidates.iter().filter(|(_, endpoint)| !endpoint.health.is_ejected()).count();
         if left > 0 && left * 100 >= candidates.len() * to.ejection.panic as usize {
@@ -249,12 +283,18 @@ impl Pools {
         let chosen = lighter(
             &self.dice,
             &candidates,
-            |(at, endpoint)| endpoint.health.weight(to.servers[*at].weight, &to.ejection),
+            |(at, endpoint)| {
+                let server = &to.servers[*at];
+                let weight = endpoint.health.weight(server.weight, &to.ejection);
+                weight.min(server.watched.weight(server.weight, &to.ejection))
+            },
             |(_, endpoint)| endpoint.in_flight.load(Ordering::Relaxed),
         );
-        chosen.map(|chosen| candidates.swap_remove(chosen)).ok_or_else(|| SendError::Connect {
-            server: to.name.clone(),
-            source: io::Error::other("the upstream has no servers"),
+        chosen.map(|chosen| candidates.swap_remove(chosen)).ok_or_else(|| match to.servers.as_slice() {
+            [] => {
+                SendError::Connect { server: to.name.clone(), source: io::Error::other("the upstream has no servers") }
+            }
+            _ => SendError::Unhealthy { upstream: to.name.clone() },
         })
     }
 
@@ -279,6 +319,28 @@ impl Pools {
         });
     }
 
+    /// From here on the servers of these upstreams, each with its site's name, are checked as their settings say, and no
+    /// others. What is known of a server that was checked before stays.
+    pub fn watch(&self, upstreams: &[(&str, &Settings)], metrics: &Metrics) {
+        self.watches.watch(upstreams, self.tls.as_ref(), metrics);
+    }
+
+    /// Ends all health checks and waits until they have ended; what they found stays.
+    pub async fn stop_watching(&self) {
+        self.watches.close().await;
+    }
+
+    /// How the servers of `to` stand.
+    pub fn stands(&self, to: &Settings) -> Vec<Stands> {
+        let stands = |server: &Server| Stands {
+            server: server.to_string(),
+            weight: server.weight,
+            verdict: server.watched.verdict(),
+            pool: self.endpoints.get(&server.key).map(|endpoint| endpoint.gauges()),
+        };
+        to.servers.iter().map(stands).collect()
+    }
+
     /// What each server's pool looks like.
     pub fn gauges(&self) -> Vec<Gauges> {
         self.endpoints.iter().map(|endpoint| endpoint.gauges()).collect()
@@ -286,6 +348,7 @@ impl Pools {
 
     /// Lets every idle connection go and waits until the ones in use have ended. Bound it by a timeout.
     pub async fn close(&self) {
+        self.watches.close().await;
         self.endpoints.iter().for_each(|endpoint| endpoint.close());
         self.tasks.close();
         self.tasks.wait().await;

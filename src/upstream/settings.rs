@@ -8,7 +8,9 @@ use std::time::Duration;
 use http::Uri;
 
 use super::balance::Ejection;
+use super::check::Check;
 use super::tls::{Files, TlsError, Trust};
+use super::watch::Watched;
 
 /// One upstream, as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,8 +41,10 @@ pub struct Settings {
     pub queue_timeout: Duration,
     /// Requests that may wait per server; more are refused at once.
     pub max_queue: usize,
-    /// When a server is left out.
+    /// When a server is left out for what becomes of requests.
     pub ejection: Ejection,
+    /// How servers are asked whether they are well; `None`: they are not.
+    pub health: Option<Check>,
     /// Idle connections kept per server.
     pub max_idle: usize,
     /// Connections at most per server.
@@ -70,6 +74,8 @@ pub struct Server {
     pub weight: u32,
     /// What tells its pool from others: the address, and how it is spoken to.
     pub(super) key: Arc<str>,
+    /// What its checks say.
+    pub(super) watched: Watched,
 }
 
 /// Where a server is.
@@ -99,6 +105,7 @@ impl Settings {
             queue_timeout: Duration::from_secs(5),
             max_queue: 4096,
             ejection: Ejection::default(),
+            health: None,
             max_idle: 64,
             max_connections: 1024,
             max_streams: 100,
@@ -115,6 +122,7 @@ impl Settings {
                 protocol => format!(" {protocol:?} {}", self.max_streams),
             };
             let trusted = trust.map_or_else(String::new, |trust| format!(" {}", trust.fingerprint()));
+            server.watched = Watched::default();
             server.key = format!("{}{spoken}{trusted}", server.address).into();
         }
         Ok(self)
@@ -129,7 +137,8 @@ impl Server {
 
     /// The server at `address`, with its share.
     pub fn weighing(address: Address, weight: u32) -> Self {
-        Self { key: address.to_string().into(), address, weight: weight.max(1) }
+        let watched = Watched::default();
+        Self { key: address.to_string().into(), address, weight: weight.max(1), watched }
     }
 }
 

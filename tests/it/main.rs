@@ -22,6 +22,7 @@ mod floods;
 mod frames;
 mod handover;
 mod harness;
+mod health;
 mod http2;
 mod key_plans;
 mod langgraph;

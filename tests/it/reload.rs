@@ -373,3 +373,41 @@ async fn a_stream_goes_on_through_reloads_and_ends_with_the_key_that_let_it_in()
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     served.process.stop().await.good();
 }
+
+#[tokio::test]
+async fn health_checks_begin_and_end_with_a_reload_and_what_they_know_outlives_one() {
+    let backend = Backend::start().await;
+    let home = home(&backend, WATCH, "max_body = \"64KiB\"\n[site.plan.free]\nlimits = [\"1000/1h\"]\n");
+    let served = home.start().await;
+    let labels = format!("server=\"{}\",site=\"vantage\",upstream=\"app\"", backend.url());
+    let healthy = format!("tollgate_upstream_server_healthy{{{labels}}}");
+    assert_eq!(metric(&served, &healthy).await, None);
+    let checks =
+        "[site.upstream.app.health]\npath = \"/well\"\ninterval = \"1h\"\nstatuses = \"204\"\n[site.plan.free]";
+    edit(&home, "gateway.toml", "[site.plan.free]", checks);
+    // The backend answers 200: not what was asked for.
+    until(&served, &healthy, 0.0).await;
+    let asked = backend.count();
+    let generation = metric(&served, GENERATION).await.expect("a generation");
+    edit(&home, "gateway.toml", "1000/1h", "1001/1h");
+    until(&served, GENERATION, generation + 1.0).await;
+    assert_eq!(
+        (metric(&served, &healthy).await, backend.count()),
+        (Some(0.0), asked),
+        "it is known, and not asked anew"
+    );
+    edit(&home, "gateway.toml", "statuses = \"204\"\n", "");
+    until(&served, GENERATION, generation + 2.0).await;
+    let token = signed_in(&served.http, "ada@example.com").await;
+    assert_eq!(served.http.get(POSTS).bearer(&token).send().await.status, 503, "one success is not enough");
+    edit(&home, "gateway.toml", "interval = \"1h\"", "interval = \"100ms\"");
+    until(&served, &healthy, 1.0).await;
+    assert_eq!(served.http.get(POSTS).bearer(&token).send().await.status, 200);
+    edit(&home, "gateway.toml", "[site.upstream.app.health]\npath = \"/well\"\ninterval = \"100ms\"\n", "");
+    let begun = now();
+    while metric(&served, &healthy).await.is_some() {
+        assert!(begun.elapsed() < SOON);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    served.process.stop().await.good();
+}

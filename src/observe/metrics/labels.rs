@@ -233,8 +233,26 @@ labels! {
         Protocol = "protocol_error",
         /// Every connection it may have is busy.
         Exhausted = "exhausted",
+        /// All of its servers fail their health checks.
+        Unhealthy = "unhealthy",
         /// The client went away, or its body failed.
         Cancelled = "cancelled",
+    }
+
+    /// What a health check came to.
+    CheckResult {
+        /// It passed.
+        Passed = "passed",
+        /// No connection.
+        Connect = "connect_failed",
+        /// No TLS.
+        Tls = "tls_failed",
+        /// No answer in time.
+        Timeout = "timeout",
+        /// Another status than it should be.
+        Status = "status",
+        /// The connection broke, or what came is not HTTP.
+        Protocol = "protocol_error",
     }
 
     /// What an agent's connection came to.

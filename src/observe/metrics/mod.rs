@@ -25,7 +25,7 @@ pub use areas::{
     StoreMetrics, TlsMetrics,
 };
 pub use site::{Decision, Finished, SiteMetrics};
-pub use upstream::{EndpointState, UpstreamMetrics};
+pub use upstream::{CheckMetrics, EndpointState, UpstreamMetrics};
 
 /// Everything that is counted.
 #[derive(Debug)]

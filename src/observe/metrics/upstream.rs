@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::labels::UpstreamOutcome;
+use super::labels::{CheckResult, UpstreamOutcome};
 use super::{Held, Make, Metrics};
 
 /// The families that upstreams and endpoints have children of.
@@ -18,6 +18,8 @@ pub(super) struct Families {
     in_flight: IntGaugeVec,
     endpoints: IntGaugeVec,
     up: IntGaugeVec,
+    healthy: IntGaugeVec,
+    checks: IntCounterVec,
 }
 
 impl Families {
@@ -43,7 +45,21 @@ impl Families {
                 "Connections (open, idle) and requests (in_flight, waiting) of a server.",
                 &["endpoint", "state"],
             ),
-            up: make.gauges("upstream_endpoint_up", "1 while a server is given requests.", &["endpoint"]),
+            up: make.gauges(
+                "upstream_endpoint_up",
+                "0 while a server is left out for what becomes of requests.",
+                &["endpoint"],
+            ),
+            healthy: make.gauges(
+                "upstream_server_healthy",
+                "0 while a server is left out because it fails its health checks.",
+                &["site", "upstream", "server"],
+            ),
+            checks: make.counters(
+                "upstream_checks_total",
+                "Health checks ended.",
+                &["site", "upstream", "server", "result"],
+            ),
         }
     }
 }
@@ -82,6 +98,38 @@ impl UpstreamMetrics {
     }
 }
 
+/// The counters of one server's health checks.
+#[derive(Clone, Debug)]
+pub struct CheckMetrics {
+    healthy: IntGauge,
+    results: Vec<IntCounter>,
+    /// To take the series away with the server.
+    families: (IntGaugeVec, IntCounterVec),
+    names: [String; 3],
+}
+
+impl CheckMetrics {
+    /// Counts a check.
+    pub fn ended(&self, result: CheckResult) {
+        self.results[result as usize].inc();
+    }
+
+    /// States whether the server is given requests.
+    pub fn healthy(&self, healthy: bool) {
+        self.healthy.set(healthy.into());
+    }
+
+    /// The server is no longer checked: it is not shown any more.
+    pub fn forget(&self) {
+        let [site, upstream, server] = self.names.each_ref().map(String::as_str);
+        // What is not there is forgotten already.
+        let _gone = self.families.0.remove_label_values(&[site, upstream, server]);
+        for result in CheckResult::ALL {
+            let _gone = self.families.1.remove_label_values(&[site, upstream, server, result.name()]);
+        }
+    }
+}
+
 /// How one server's pool stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndpointState {
@@ -98,6 +146,20 @@ pub struct EndpointState {
 }
 
 impl Metrics {
+    /// The counters of the checks of `server` of `upstream` of `site`, as the configuration names them; it is healthy so
+    /// far.
+    pub fn checks(&self, site: &str, upstream: &str, server: &str) -> CheckMetrics {
+        let families = &self.upstreams;
+        let healthy = families.healthy.with_label_values(&[site, upstream, server]);
+        healthy.set(1);
+        let results = CheckResult::ALL
+            .iter()
+            .map(|result| families.checks.with_label_values(&[site, upstream, server, result.name()]))
+            .collect();
+        let families = (families.healthy.clone(), families.checks.clone());
+        CheckMetrics { healthy, results, families, names: [site, upstream, server].map(str::to_owned) }
+    }
+
     /// States how the pool of the server `endpoint` (`http://host:port`) stands; read when metrics are asked for.
     pub fn endpoint(&self, endpoint: &str, state: &EndpointState) {
         let families = &self.upstreams;

@@ -5,7 +5,9 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::upstream::{SendError, tls};
+use crate::model::time::Timestamp;
+use crate::observe::metrics::Metrics;
+use crate::upstream::{Ask, Check, SendError, Verdict, tls};
 
 struct Authority {
     certificate: CertificateDer<'static>,
@@ -151,6 +153,20 @@ async fn an_upstream_has_its_own_authorities_name_and_certificate() {
     ] {
         let answered = within(pools.send(&with(wrong).unwrap(), get("/"), None)).await;
         assert_eq!(answered.map(|_| ()).unwrap_err().problem(), Problem::BadGateway);
+    }
+    // Health checks are made with all of it, too.
+    let check = Check { interval: Duration::from_mins(1), ..Check::default() };
+    let ask =
+        Ask::Http { method: http::Method::GET, path: "/".parse().unwrap(), host: None, statuses: vec![200..=200] };
+    for (files, verdict) in [
+        (whole.clone(), Verdict::Up),
+        (tls::Files { identity: None, ..whole.clone() }, Verdict::Down),
+        (tls::Files { name: None, ..whole.clone() }, Verdict::Down),
+    ] {
+        let to = Settings { health: Some(Check { ask: ask.clone(), ..check.clone() }), ..with(files).unwrap() };
+        let (pools, metrics) = (Pools::new(None), Metrics::new(Timestamp::from_secs(0)));
+        pools.watch(&[("site", &to)], &metrics);
+        eventually(|| pools.stands(&to)[0].verdict == Some(verdict)).await;
     }
     // A pool is kept while the files say the same, and left when they say something else.
     let (before, again) = (with(whole.clone()).unwrap(), with(whole.clone()).unwrap());
