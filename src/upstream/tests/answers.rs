@@ -225,3 +225,133 @@ async fn what_cannot_be_reached_says_so() {
     }
     assert!(matches!(send(&settings(&[]), get("/")).await, Err(SendError::Connect { .. })));
 }
+
+/// A backend whose first answer of all is `answer`, whatever was asked, and that then speaks to the point.
+async fn odd(answer: &'static str) -> Peer {
+    Peer::play(move |nth, mut wire| async move {
+        if nth == 0 {
+            wire.head().await;
+            wire.say(answer).await;
+        }
+        while !wire.head().await.is_empty() {
+            wire.say("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_body_where_none_may_be_is_nobodys_and_its_connection_nobodys_either() {
+    let evil = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil";
+    for (method, head) in [
+        ("GET", "HTTP/1.1 204 No Content\r\n\r\n"),
+        ("GET", "HTTP/1.1 204 No Content\r\ncontent-length: 4\r\n\r\n"),
+        ("GET", "HTTP/1.1 204 No Content\r\ntransfer-encoding: chunked\r\n\r\n"),
+        ("GET", "HTTP/1.1 304 Not Modified\r\ncontent-length: 4\r\n\r\n"),
+        ("HEAD", "HTTP/1.1 200 OK\r\ncontent-length: 51\r\n\r\n"),
+        ("HEAD", "HTTP/1.1 200 OK\r\n\r\n"),
+        ("GET", "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"),
+    ] {
+        let peer = odd(format!("{head}{evil}").leak()).await;
+        let (pools, to) = (Pools::new(None), peer.settings());
+        let mut request = get("/");
+        *request.method_mut() = method.parse().unwrap();
+        match within(pools.send(&to, request, None)).await {
+            Ok(answer) => assert_eq!(text(answer).await.unwrap(), "", "{method} {head}"),
+            Err(error) => assert_eq!(error.problem(), Problem::BadGateway, "{method} {head}: {error:?}"),
+        }
+        // The backend is quick: what it sent too much is there before the next request is.
+        tokio::time::sleep(SHORT / 10).await;
+        for _ in 0..2 {
+            assert_eq!(ask(&pools, &to, get("/")).await, "ok", "{method} {head}");
+        }
+        assert_eq!(peer.accepted(), 2, "{method} {head}: on a new connection, from its beginning");
+    }
+}
+
+#[tokio::test]
+async fn heads_that_two_readers_would_read_differently_are_no_answers() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello!",
+        "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 5, 6\r\n\r\nhello!",
+        "HTTP/1.1 200 OK\r\ncontent-length: +5\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\ncontent-length: 0x5\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nx: a\rcontent-length: 5\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nx: a\0b\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\ncontent-length : 5\r\n\r\nhello",
+        "HTTP/1.1 2000 OK\r\n\r\nhello",
+        "HTTP/1.1 099 Low\r\n\r\nhello",
+        "HTTP/3.1 200 OK\r\n\r\nhello",
+        "HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\nhello",
+    ] {
+        let error = refused(answer).await;
+        assert!(matches!(error, SendError::Nonsense(_) | SendError::Unacceptable(_)), "{answer}: {error:?}");
+        assert_eq!(error.problem(), Problem::BadGateway);
+    }
+    let many: &'static str = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(1000)).leak();
+    assert!(matches!(refused(many).await, SendError::Nonsense(_)), "a thousand headers");
+    let fair: &'static str =
+        format!("HTTP/1.1 200 OK\r\n{}content-length: 5\r\n\r\nhello", "x: y\r\n".repeat(90)).leak();
+    assert_eq!(said(fair).await.unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn a_flood_of_interim_answers_ends_when_the_answer_is_due() {
+    for interim in ["HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"] {
+        let flood: &'static str = interim.repeat(1000).leak();
+        let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
+        let peer = Peer::play(move |_, mut wire| {
+            let told = told.clone();
+            async move {
+                wire.head().await;
+                while wire.0.write_all(flood.as_bytes()).await.is_ok() {}
+                told.send(()).unwrap();
+            }
+        })
+        .await;
+        let to = Settings { response_timeout: SHORT, ..peer.settings() };
+        let pools = Pools::new(None);
+        let error = within(pools.send(&to, get("/"), None)).await.unwrap_err();
+        assert!(matches!(error, SendError::ResponseTimeout), "{error:?}");
+        within(hears.recv()).await.expect("the connection is cut");
+        eventually(|| pools.gauges()[0].open == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_chunked_answer_may_say_beside_its_data_is_bounded() {
+    for (begun, more) in [
+        (
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n",
+            "x-more: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n2;",
+            "more=yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy;",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n",
+            "00000000000000000000000000000000000000000000000",
+        ),
+    ] {
+        let flood: &'static str = more.repeat(1000).leak();
+        let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
+        let peer = Peer::play(move |_, mut wire| {
+            let told = told.clone();
+            async move {
+                wire.head().await;
+                wire.say(begun).await;
+                while wire.0.write_all(flood.as_bytes()).await.is_ok() {}
+                told.send(()).unwrap();
+            }
+        })
+        .await;
+        let to = Settings { idle_timeout: SHORT, ..peer.settings() };
+        let pools = Pools::new(None);
+        let answer = within(pools.send(&to, get("/"), None)).await.unwrap();
+        let broken = text(answer).await;
+        assert!(matches!(broken, Err(BodyError::BackendLost(_) | BodyError::BackendStalled)), "{begun}: {broken:?}");
+        within(hears.recv()).await.expect("the connection is cut");
+    }
+}
