@@ -204,7 +204,11 @@ impl LiveSite {
         let upstreams = site.upstreams.iter().map(|settings| {
             Ok::<_, MakeError>(LiveUpstream {
                 name: Arc::from(settings.name.as_str()),
-                settings: Arc::new(upstream::Settings::clone(settings).prepare()?),
+                settings: Arc::new(
+                    upstream::Settings::clone(settings)
+                        .prepare()?
+                        .counting(metrics.retries(&site.name, &settings.name)),
+                ),
                 metrics: UpstreamMetrics::new(metrics, &site.name, &settings.name),
             })
         });

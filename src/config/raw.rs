@@ -306,7 +306,15 @@ pub(super) struct RawUpstream {
     pub max_connections: Number,
     pub max_streams: Number,
     pub ejection: RawEjection,
+    pub retries: RawRetries,
     pub health: Option<Spanned<RawHealth>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawRetries {
+    pub percent: Number,
+    pub per_second: Number,
 }
 
 #[derive(Debug, Default, Deserialize)]

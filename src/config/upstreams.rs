@@ -10,11 +10,11 @@ use toml::Spanned;
 
 use super::checks;
 use super::given::Given;
-use super::raw::{Named, RawEjection, RawRoute, RawServer, RawUpstream, RawUpstreamTls, Text};
+use super::raw::{Named, RawEjection, RawRetries, RawRoute, RawServer, RawUpstream, RawUpstreamTls, Text};
 use super::values::{count, duration, secs};
 use crate::contract::source::{Report, suggest};
 use crate::upstream::tls::Files;
-use crate::upstream::{Address, Ejection, Overrides, Protocol, Server, Settings};
+use crate::upstream::{Address, Ejection, Overrides, Protocol, Retries, Server, Settings};
 
 /// The longest that anything but a whole request may take.
 const LONGEST: Duration = Duration::from_hours(24);
@@ -52,6 +52,7 @@ fn upstream(name: &str, around: &Spanned<RawUpstream>, given: &Given, report: &m
         queue_timeout: duration(&raw.queue_timeout, usual.queue_timeout, secs(0)..=secs(300), report),
         max_queue: count(&raw.max_queue, usual.max_queue, 0..=1_000_000, report),
         ejection: ejection(&raw.ejection, report),
+        retries: retries(&raw.retries, report),
         health: raw.health.as_ref().map(|health| checks::check(health, &usual.servers, report)),
         max_idle: count(&raw.max_idle, usual.max_idle, 0..=100_000, report),
         max_connections: count(&raw.max_connections, usual.max_connections, 1..=1_000_000, report),
@@ -71,6 +72,14 @@ fn ejection(raw: &RawEjection, report: &mut Report<'_>) -> Ejection {
         longest: duration(&raw.longest, usual.longest.max(first), first..=hour, report),
         slow_start: duration(&raw.slow_start, usual.slow_start, secs(0)..=hour, report),
         panic: count(&raw.panic, usual.panic, 0..=100, report),
+    }
+}
+
+fn retries(raw: &RawRetries, report: &mut Report<'_>) -> Retries {
+    let usual = Retries::default();
+    Retries {
+        percent: count(&raw.percent, usual.percent, 0..=100, report),
+        per_second: count(&raw.per_second, usual.per_second, 0..=10_000, report),
     }
 }
 

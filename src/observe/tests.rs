@@ -327,6 +327,7 @@ fn every_metric_that_the_readme_names_is_there() {
     site.shadow_refused("guard GET /x", ProblemKind::PlanRequired);
     metrics.endpoint("http://127.0.0.1:9000", &EndpointState { open: 0, idle: 0, in_flight: 0, waiting: 0, up: true });
     metrics.checks("vantage", "app", "http://127.0.0.1:9000");
+    metrics.retries("vantage", "app");
     metrics.store.done(StoreOperation::Ping, StoreOutcome::Ok, LONG);
     metrics.tls.certificates([("localhost", AT)]);
     metrics.config.loaded(1, AT);

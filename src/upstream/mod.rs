@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 mod balance;
 pub mod body;
+mod budget;
 pub mod changes;
 mod check;
 mod connect;
@@ -44,6 +45,7 @@ pub mod tunnel;
 mod watch;
 
 pub use balance::Ejection;
+pub use budget::{Budget, Retries};
 pub use check::{Ask, Check};
 pub use endpoint::Gauges;
 pub use error::SendError;
@@ -63,7 +65,7 @@ use crate::observe::metrics::Metrics;
 
 /// How long a connection stays idle at most: below what servers commonly allow.
 const KEEP_IDLE: Duration = Duration::from_secs(30);
-/// Servers tried for one request while nothing of it was sent.
+/// Servers tried for one request while nothing of it was sent, within the upstream's [`Retries`].
 const SERVERS_TRIED: usize = 3;
 
 /// The connections to all servers, kept by server: a reload that still names a server keeps its pool.
@@ -158,6 +160,7 @@ impl Pools {
         let patience = Patience { response: own.response.unwrap_or(to.response_timeout), idle };
         let steps = Steps { tcp: own.connect.unwrap_or(to.connect_timeout), tls: own.tls.unwrap_or(to.tls_timeout) };
         let limits = Limits { max_connections: to.max_connections, max_queue: to.max_queue, wait: to.queue_timeout };
+        to.budget.request();
         let mut tried: SmallVec<[usize; 4]> = SmallVec::new();
         let mut want = Want { fresh: false, alone };
         let mut failed = None;
@@ -172,7 +175,8 @@ impl Pools {
                 Ok(linked) => linked,
                 Err(error) => {
                     tried.push(at);
-                    if error.is_connect() && tried.len() < to.servers.len().min(SERVERS_TRIED) {
+                    let others = tried.len() < to.servers.len().min(SERVERS_TRIED);
+                    if error.is_connect() && others && to.budget.spend(to.retries) {
                         failed = Some(error);
                         continue;
                     }
@@ -214,7 +218,7 @@ impl Pools {
                     let harmless = |request: &Request<Body>| error.is_refused() || is_repeatable(request.method());
                     let second = unsent.or_else(|| second.filter(harmless));
                     match second.filter(|_| error.is_closed() || error.is_refused()) {
-                        Some(second) if reused && !want.fresh => request = second,
+                        Some(second) if reused && !want.fresh && to.budget.spend(to.retries) => request = second,
                         _ => return Err(error),
                     }
                     want.fresh = true;

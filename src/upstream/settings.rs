@@ -8,9 +8,11 @@ use std::time::Duration;
 use http::Uri;
 
 use super::balance::Ejection;
+use super::budget::{Budget, Retries};
 use super::check::Check;
 use super::tls::{Files, TlsError, Trust};
 use super::watch::Watched;
+use crate::observe::metrics::RetryMetrics;
 
 /// One upstream, as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +45,10 @@ pub struct Settings {
     pub max_queue: usize,
     /// When a server is left out for what becomes of requests.
     pub ejection: Ejection,
+    /// How many second attempts there are.
+    pub retries: Retries,
+    /// What is left of them; every copy of these settings spends from it.
+    pub budget: Arc<Budget>,
     /// How servers are asked whether they are well; `None`: they are not.
     pub health: Option<Check>,
     /// Idle connections kept per server.
@@ -105,6 +111,8 @@ impl Settings {
             queue_timeout: Duration::from_secs(5),
             max_queue: 4096,
             ejection: Ejection::default(),
+            retries: Retries::default(),
+            budget: Arc::default(),
             health: None,
             max_idle: 64,
             max_connections: 1024,
@@ -112,8 +120,16 @@ impl Settings {
         }
     }
 
+    /// With second attempts that are counted.
+    #[must_use]
+    pub fn counting(mut self, retries: RetryMetrics) -> Self {
+        self.budget = Arc::new(Budget::counting(retries));
+        self
+    }
+
     /// Reads what TLS needs, anew at each load: a server keeps its pool while nothing of it has changed.
     pub fn prepare(mut self) -> Result<Self, TlsError> {
+        self.budget = Arc::default();
         self.trust = self.tls.as_ref().map(Trust::read).transpose()?.map(Arc::new);
         for server in &mut self.servers {
             let trust = self.trust.as_ref().filter(|_| server.address.is_tls());

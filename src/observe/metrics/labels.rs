@@ -239,6 +239,14 @@ labels! {
         Cancelled = "cancelled",
     }
 
+    /// Whether a request that failed was tried again.
+    RetryResult {
+        /// It was.
+        Spent = "spent",
+        /// It could have been, and the upstream's budget was spent.
+        Refused = "refused",
+    }
+
     /// What a health check came to.
     CheckResult {
         /// It passed.

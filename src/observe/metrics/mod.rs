@@ -25,7 +25,7 @@ pub use areas::{
     StoreMetrics, TlsMetrics,
 };
 pub use site::{Decision, Finished, SiteMetrics};
-pub use upstream::{CheckMetrics, EndpointState, UpstreamMetrics};
+pub use upstream::{CheckMetrics, EndpointState, RetryMetrics, UpstreamMetrics};
 
 /// Everything that is counted.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::labels::{CheckResult, UpstreamOutcome};
+use super::labels::{CheckResult, RetryResult, UpstreamOutcome};
 use super::{Held, Make, Metrics};
 
 /// The families that upstreams and endpoints have children of.
@@ -18,6 +18,7 @@ pub(super) struct Families {
     in_flight: IntGaugeVec,
     endpoints: IntGaugeVec,
     up: IntGaugeVec,
+    retries: IntCounterVec,
     healthy: IntGaugeVec,
     checks: IntCounterVec,
 }
@@ -49,6 +50,11 @@ impl Families {
                 "upstream_endpoint_up",
                 "0 while a server is left out for what becomes of requests.",
                 &["endpoint"],
+            ),
+            retries: make.counters(
+                "upstream_retries_total",
+                "Second attempts of requests: made (spent), or not because the budget was spent (refused).",
+                &["site", "upstream", "result"],
             ),
             healthy: make.gauges(
                 "upstream_server_healthy",
@@ -95,6 +101,17 @@ impl UpstreamMetrics {
     pub fn finished(&self, outcome: UpstreamOutcome, took: Duration) {
         self.requests[outcome as usize].inc();
         self.durations.observe(took.as_secs_f64());
+    }
+}
+
+/// The counters of one upstream's second attempts.
+#[derive(Clone, Debug)]
+pub struct RetryMetrics(Vec<IntCounter>);
+
+impl RetryMetrics {
+    /// Counts a second attempt that was wanted.
+    pub fn asked(&self, result: RetryResult) {
+        self.0[result as usize].inc();
     }
 }
 
@@ -146,6 +163,12 @@ pub struct EndpointState {
 }
 
 impl Metrics {
+    /// The counters of the second attempts of `upstream` of `site`, as the configuration names them.
+    pub fn retries(&self, site: &str, upstream: &str) -> RetryMetrics {
+        let child = |result: &RetryResult| self.upstreams.retries.with_label_values(&[site, upstream, result.name()]);
+        RetryMetrics(RetryResult::ALL.iter().map(child).collect())
+    }
+
     /// The counters of the checks of `server` of `upstream` of `site`, as the configuration names them; it is healthy so
     /// far.
     pub fn checks(&self, site: &str, upstream: &str, server: &str) -> CheckMetrics {
