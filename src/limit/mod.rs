@@ -84,7 +84,7 @@ pub struct Charge<'a> {
     /// whose limit changes keeps what it has spent; a length that is new to it starts at nothing. Those that are only
     /// tried are asked of the subject [in shadow](Subject::in_shadow), and no others are.
     pub windows: &'a [Window],
-    /// How many units; 0 only looks.
+    /// How many units; 0 only looks, and is never a reason to refuse.
     pub cost: u32,
 }
 
@@ -218,10 +218,8 @@ impl Limiter {
     /// the wait is until the first unit comes back, which for a cost above 1 may be too early.
     pub async fn foresee(&self, charges: &[Charge<'_>], now: Now) -> Result<Verdict, LimitError> {
         let looks: SmallVec<[Charge<'_>; 4]> = charges.iter().map(|charge| Charge { cost: 0, ..*charge }).collect();
-        let states = match self.admit(&looks, now).await? {
-            Verdict::Admitted(states) => states,
-            refused @ Verdict::Refused(..) => return Ok(refused),
-        };
+        // A look alone is never refused.
+        let (Verdict::Admitted(states) | Verdict::Refused(states, _)) = self.admit(&looks, now).await?;
         let full = states.iter().filter(|state| state.remaining < charges[state.charge].cost);
         Ok(match full.map(|state| state.reset_after).max() {
             Some(wait) => Verdict::Refused(states, wait),

@@ -58,7 +58,7 @@ for at = 2, #ARGV, 5 do
     returns_in = (slots[first] + 1) * width + length - now
   end
 
-  if used + demand > limit then
+  if demand > 0 and used + demand > limit then
     answer[1] = 0
     local lacks, this = used + demand - limit, length
     if demand <= limit then

@@ -70,9 +70,10 @@ impl Reading {
     }
 }
 
-/// Whether `cost` more units fit into a window of `limit` of which `used` are spent.
+/// Whether `cost` more units fit into a window of `limit` of which `used` are spent. Nothing always does, also where
+/// more is spent than the limit: it was lowered since.
 pub const fn fits(used: u64, cost: u64, limit: u32) -> bool {
-    used.saturating_add(cost) <= limit as u64
+    cost == 0 || used.saturating_add(cost) <= limit as u64
 }
 
 /// A moment, seen from the sub-buckets of windows of one length: made once for an admission, since it takes a division.

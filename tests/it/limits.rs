@@ -93,6 +93,25 @@ async fn the_operator_changes_plan_and_limits_and_they_count_at_once() {
 }
 
 #[tokio::test]
+async fn whoever_has_spent_more_than_a_lowered_limit_can_still_throw_a_thief_out() {
+    let gate = Gate::start().await;
+    let token = gate.signed_in("ada@example.com").await;
+    let (key, id) = gate.api_key(&token, &["read:posts"]).await;
+    for _ in 0..5 {
+        assert_eq!(gate.client.get("/api/v1/posts").api_key(&key).send().await.status, 200);
+    }
+    gate.operate("PATCH", "/orgs/ada@example.com", Some(json!({ "limits": ["2/1h"] }))).await;
+    let spent = gate.client.get("/api/v1/posts").bearer(&token).send().await;
+    assert_eq!((spent.status.as_u16(), rate(&spent).0, rate(&spent).1), (429, 2, 0));
+    let renewed = gate.client.ask("POST", "/api/v1/auth/refresh").bearer(&token).send().await;
+    assert_eq!((renewed.status.as_u16(), rate(&renewed).1), (200, 0), "{}", renewed.text());
+    let revoked = gate.client.ask("DELETE", &format!("/api/v1/api-keys/{id}")).bearer(&token).send().await;
+    assert_eq!(revoked.status, 200, "{}", revoked.text());
+    assert_eq!(gate.client.get("/api/v1/posts").api_key(&key).send().await.status, 401);
+    assert_eq!(gate.client.get("/api/v1/api-keys").bearer(&token).send().await.status, 429, "looking is no defence");
+}
+
+#[tokio::test]
 async fn sixty_four_requests_race_for_the_last_slot_and_one_wins() {
     let gate = Arc::new(Setup::default().site("[site.plan.free]\nlimits = [\"1/1h\"]").start().await.expect("SQLite"));
     let token = gate.signed_in("ada@example.com").await;

@@ -129,6 +129,23 @@ fn sixty_four_threads_racing_for_the_last_slot_get_one() {
 }
 
 #[test]
+fn what_costs_nothing_fits_even_where_a_lowered_limit_is_overspent() {
+    let (before, now) = (windows(&["10/1m", "100/1h"]), windows(&["3/1m", "100/1h"]));
+    for rig in rigs() {
+        assert!(passes(&rig.one(1, &before, 8, START)), "{}", rig.name);
+        let look = rig.one(1, &now, 0, START);
+        assert!(passes(&look), "{}: {look:?}", rig.name);
+        assert_eq!(rig.left(1, &now, START), [0, 92], "{}", rig.name);
+        assert!(!passes(&rig.one(1, &now, 1, START)), "{}: one unit does not", rig.name);
+        // Beside somebody who has nothing left it still spends nothing and is spent from nobody.
+        let free = Charge { subject: rig.subject(1), windows: &now, cost: 0 };
+        let other = Charge { subject: rig.subject(2), windows: &now, cost: 3 };
+        assert!(passes(&rig.admit(&[free, other], START)), "{}", rig.name);
+        assert!(!passes(&rig.admit(&[free, other], START)), "{}", rig.name);
+    }
+}
+
+#[test]
 fn charges_named_in_any_order_are_spent_together_and_never_wait_for_each_other() {
     let (seven, ten) = (windows(&["7/1m"]), windows(&["10/1m"]));
     for rig in rigs() {
