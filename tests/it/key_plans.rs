@@ -28,7 +28,7 @@ async fn a_key_counts_only_on_a_plan_that_has_keys() {
     let wanted = client.post("/v1/organizations/api-keys", &json!({ "name": "Production API" }));
     let made = wanted.bearer(&token).send().await;
     assert_eq!(made.status, 201, "{}", made.text());
-    let key = made.string("/apiKey/key");
+    let (key, id) = (made.string("/apiKey/key"), made.string("/apiKey/id"));
     assert!(key.starts_with("sk_live_"));
     assert_eq!(client.get("/v1/audits").bearer(&key).send().await.status, 200);
     assert_eq!(client.get("/v1/audits").api_key(&key).send().await.status, 200);
@@ -40,6 +40,15 @@ async fn a_key_counts_only_on_a_plan_that_has_keys() {
     assert_eq!(client.get("/v1/audits").bearer(&token).send().await.status, 200);
     on("enterprise").await;
     assert_eq!(client.get("/v1/audits").bearer(&key).send().await.status, 200);
+    // One that leaked is revoked on any plan, and does not come back with the plan.
+    on("free").await;
+    assert_eq!(client.get("/v1/organizations/api-keys").bearer(&token).send().await.status, 403);
+    let path = format!("/v1/organizations/api-keys/{id}");
+    assert_eq!(client.ask("DELETE", &path).bearer(&key).send().await.status, 403, "not by the key itself");
+    let revoked = client.ask("DELETE", &path).bearer(&token).send().await;
+    assert_eq!((revoked.status.as_u16(), revoked.text().as_str()), (200, r#"{"message":"API key revoked"}"#));
+    on("enterprise").await;
+    assert_eq!(client.get("/v1/audits").bearer(&key).send().await.status, 401);
 }
 
 /// A second product beside the first.
