@@ -76,6 +76,34 @@ async fn the_rag_modulo_samples_run_unchanged_on_postgresql() {
     rag_modulo_samples(Database::Postgres).await;
 }
 
+/// What the page's SDK does, by a stand-in for it: the key is somebody's, and each language makes the same account.
+async fn langgraph_samples(database: Database) {
+    for language in ["langgraph/python", "langgraph/javascript"] {
+        let Some(gate) = Setup::default().product("langgraph").database(database).start().await else { return };
+        let owner = json!({ "email": "owner@example.com", "password": "Secure_passw0rd", "name": "O" });
+        assert_eq!(gate.client.post("/v1/auth/register", &owner).send().await.status, 201);
+        let access = gate.client.post("/v1/auth/login", &owner).send().await.string("/access_token");
+        let made = gate.client.post("/v1/auth/api-keys", &json!({ "name": "sdk" })).bearer(&access).send().await;
+        let fill = vec![("your-api-key", made.string("/key")), ("secure_password", "Secure_passw0rd".to_owned())];
+        play_samples(&gate, language, fill).await;
+        let again = json!({ "email": "user@example.com", "password": "Secure_passw0rd", "name": "J" });
+        if environment("TOLLGATE_TEST_REQUIRE_BACKENDS").is_some() {
+            let taken = gate.client.post("/v1/auth/register", &again).send().await;
+            assert_eq!(taken.status, 400, "{language} has registered: {}", taken.text());
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_langgraph_samples_run_on_a_stand_in_for_its_sdk_on_sqlite() {
+    langgraph_samples(Database::Sqlite).await;
+}
+
+#[tokio::test]
+async fn the_langgraph_samples_run_on_a_stand_in_for_its_sdk_on_postgresql() {
+    langgraph_samples(Database::Postgres).await;
+}
+
 /// Plays the samples against the gateway, what the page tells its reader to fill in filled in.
 async fn play_samples(gate: &Gate, product: &'static str, fill: Vec<(&'static str, String)>) {
     let origin = format!("https://localhost:{}", gate.client.address.port());

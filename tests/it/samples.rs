@@ -21,25 +21,44 @@ struct Language {
     program: &'static str,
     program_variable: &'static str,
     arguments: &'static [&'static str],
-    /// What stands before the sample.
+    /// What stands before the sample, and behind its check.
     prelude: &'static str,
+    postlude: &'static str,
 }
 
-const LANGUAGES: [Language; 3] = [
+const LANGUAGES: [Language; 4] = [
     Language {
         ending: "py",
         program: "python3",
         program_variable: "TOLLGATE_TEST_PYTHON",
         arguments: &[],
         prelude: "",
+        postlude: "",
     },
-    Language { ending: "mjs", program: "node", program_variable: "TOLLGATE_TEST_NODE", arguments: &[], prelude: "" },
+    Language {
+        ending: "mjs",
+        program: "node",
+        program_variable: "TOLLGATE_TEST_NODE",
+        arguments: &[],
+        prelude: "",
+        postlude: "",
+    },
+    // With `require` there is no `await` outside a function.
+    Language {
+        ending: "cjs",
+        program: "node",
+        program_variable: "TOLLGATE_TEST_NODE",
+        arguments: &[],
+        prelude: "(async () => {\n",
+        postlude: "\n})().catch((error) => { console.error(error); process.exit(1); });\n",
+    },
     Language {
         ending: "sh",
         program: "bash",
         program_variable: "TOLLGATE_TEST_BASH",
         arguments: &["-eu", "-o", "pipefail"],
         prelude: "answers=answers statuses=statuses; exec >$answers 2>$statuses\n",
+        postlude: "",
     },
 ];
 
@@ -51,7 +70,9 @@ const LANGUAGES: [Language; 3] = [
 /// with a message, or an error where `TOLLGATE_TEST_REQUIRE_BACKENDS` is set. Blocks: not for a runtime's worker.
 pub fn run_samples(product: &str, base_url: &str, ca_pem: &Path, substitutions: &[(&str, &str)]) -> Result<(), String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples").join(product);
-    let origin = read(&folder.join("origin"))?.trim().to_owned();
+    // Code that calls through an SDK names no origin: the stand-in for it reads `SAMPLE_ORIGIN`.
+    let sdk = Some(folder.join("sdk")).filter(|sdk| sdk.exists());
+    let origin = if sdk.is_some() { None } else { Some(read(&folder.join("origin"))?.trim().to_owned()) };
     let mut failures = String::new();
     let mut samples = String::new();
     for language in &LANGUAGES {
@@ -62,14 +83,18 @@ pub fn run_samples(product: &str, base_url: &str, ca_pem: &Path, substitutions: 
         let sample = read(&file)?;
         samples.push_str(&sample);
         let check = read(&file.with_file_name(format!("check.{}", language.ending)))?;
-        if !sample.contains(&origin) {
-            return Err(format!("{} does not call {origin}", file.display()));
-        }
-        let mut text = sample.replace(&origin, base_url);
+        let mut text = match &origin {
+            Some(origin) if !sample.contains(origin) => {
+                return Err(format!("{} does not call {origin}", file.display()));
+            }
+            Some(origin) => sample.replace(origin, base_url),
+            None => sample,
+        };
         for (placeholder, value) in substitutions {
             text = text.replace(placeholder, value);
         }
-        if let Err(failure) = run(language, &format!("{}{text}\n{check}", language.prelude), ca_pem) {
+        let program = format!("{}{text}\n{check}{}", language.prelude, language.postlude);
+        if let Err(failure) = run(language, &program, ca_pem, base_url, sdk.as_deref()) {
             let _ = writeln!(failures, "{}: {failure}", file.display());
         }
     }
@@ -83,7 +108,7 @@ pub fn run_samples(product: &str, base_url: &str, ca_pem: &Path, substitutions: 
 }
 
 /// Runs one program to its end in a folder of its own.
-fn run(language: &Language, text: &str, ca_pem: &Path) -> Result<(), String> {
+fn run(language: &Language, text: &str, ca_pem: &Path, base_url: &str, sdk: Option<&Path>) -> Result<(), String> {
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let at = |name: &str| folder.path().join(name);
     let write = |name: &str, text: &str| fs::write(at(name), text).map_err(|error| format!("{name}: {error}"));
@@ -102,7 +127,11 @@ fn run(language: &Language, text: &str, ca_pem: &Path) -> Result<(), String> {
     )?;
 
     let program = std::env::var_os(language.program_variable).unwrap_or_else(|| language.program.into());
-    let spawned = Command::new(&program)
+    let mut command = Command::new(&program);
+    if let Some(sdk) = sdk {
+        command.env("SAMPLE_ORIGIN", base_url).env("PYTHONPATH", sdk).env("NODE_PATH", sdk);
+    }
+    let spawned = command
         .args(language.arguments)
         .arg(&script)
         .current_dir(folder.path())
