@@ -71,7 +71,8 @@ fn refresh(raw: &RawRefresh, access_ttl: Duration, report: &mut Report<'_>) -> R
         // Within the grace a stolen token that was replaced already is as good as its successor.
         report.tell(&raw.span(), "a grace of more than five minutes", "10s is enough for the tabs of one browser");
     }
-    RefreshRules { ttl, rotation, grace }
+    let ends_with_password = raw.ends_with_password.as_ref().is_some_and(|ends| *ends.get_ref());
+    RefreshRules { ttl, rotation, grace, ends_with_password }
 }
 
 pub(super) fn sessions(raw: &RawSessions, report: &mut Report<'_>) -> SessionRules {
@@ -99,7 +100,7 @@ pub(super) fn mail(raw: &RawMail, report: &mut Report<'_>) -> MailRules {
 
 /// What is made must be of use, and what is used must be made somewhere.
 pub(super) fn used(raw: &RawContract, report: &mut Report<'_>) {
-    use Operation::{EmailResend, EmailVerify, PasswordReset, PasswordResetRequest, RefreshToken};
+    use Operation::{EmailResend, EmailVerify, PasswordChange, PasswordReset, PasswordResetRequest, RefreshToken};
     let stated = |wanted: Operation| raw.operation.iter().find(|raw| *raw.operation.get_ref() == wanted);
     let serves = |wanted: Operation| stated(wanted).is_some();
     if let Some(refresh) = &raw.tokens.refresh
@@ -107,6 +108,13 @@ pub(super) fn used(raw: &RawContract, report: &mut Report<'_>) {
     {
         let remedy = "add an [[operation]] with do = \"refresh_token\", or leave [tokens.refresh] out";
         report.tell(&refresh.span(), "no operation takes a refresh token", remedy);
+    }
+    let with_password = raw.tokens.refresh.as_ref().and_then(|refresh| refresh.get_ref().ends_with_password.as_ref());
+    if let Some(ends) = with_password.filter(|ends| *ends.get_ref())
+        && !serves(PasswordChange)
+    {
+        let remedy = "add an [[operation]] with do = \"password_change\", or leave this out";
+        report.tell(&ends.span(), "no operation changes a password", remedy);
     }
     let Some(mail) = &raw.mail else { return };
     let on_register = mail.get_ref().verify_on_register.as_ref().filter(|on| *on.get_ref());

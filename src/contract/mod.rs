@@ -115,6 +115,8 @@ pub struct RefreshRules {
     pub rotation: Rotation,
     /// How long after a rotation the token that was replaced still gives the same successor; zero without rotation.
     pub grace: Duration,
+    /// Whether changing the password ends that of the session that goes on, too.
+    pub ends_with_password: bool,
 }
 
 /// What using a refresh token does to it.

@@ -18,6 +18,7 @@ use crate::model::refusal::Refusal;
 use crate::model::secret::Secret;
 use crate::observe::audit::{Act, Actor, SignInFailure};
 use crate::rules::identity;
+use crate::store::Spared;
 
 /// What every answer to "send me a mail" takes at least: more than the work for an account that is there.
 const UNIFORM: Duration = Duration::from_millis(150);
@@ -47,8 +48,10 @@ pub async fn change(call: &Call<'_>) -> Result<Values, Refusal> {
     call.gateway.limiter.clear(&[subject]).await;
     let hash = call.gateway.passwords.hash(new).await?;
     let store = &call.gateway.store;
-    let changed =
-        store.change_password(call.realm(), user.id, &found.password_hash, &hash, Some(session), call.now.wall);
+    let refresh = call.live.site.contract.tokens.refresh.as_ref();
+    let access_only = refresh.is_some_and(|refresh| refresh.ends_with_password);
+    let spared = if access_only { Spared::AccessOf(session) } else { Spared::Session(session) };
+    let changed = store.change_password(call.realm(), user.id, &found.password_hash, &hash, spared, call.now.wall);
     // Somebody else changed it in between: what was proven is no longer the password.
     let ended = changed.await?.ok_or(Problem::InvalidCredentials)?;
     call.forget_sessions(&ended);

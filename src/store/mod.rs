@@ -44,7 +44,7 @@ pub use self::codes::{NewCode, Requested};
 pub use self::error::StoreError;
 pub use self::mails::QueuedMail;
 pub use self::operator::UserFilter;
-pub use self::passwords::PasswordVersion;
+pub use self::passwords::{PasswordVersion, Spared};
 pub use self::refresh::{RefreshExchange, Refreshed};
 pub use self::sessions::{NewRefresh, Started, Terms};
 

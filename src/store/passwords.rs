@@ -30,6 +30,22 @@ impl PasswordVersion {
     }
 }
 
+/// What a change of password leaves of the user's sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spared {
+    /// Nothing.
+    Nothing,
+    /// One session.
+    Session(SessionId),
+    /// One session, without its refresh token: it ends with the access tokens that it has.
+    AccessOf(SessionId),
+}
+
+/// A session goes on with the access tokens that it has.
+const END_REFRESH: &str = "UPDATE sessions \
+    SET refresh_hash = NULL, refresh_ends_at = NULL, refresh_parent = NULL, refresh_rotated_at = NULL \
+    WHERE realm = $1 AND id = $2";
+
 /// Finds the user's row if the password is of this version, and keeps it so until the transaction's end.
 pub(super) const HOLD: &str = "UPDATE users SET password_version = password_version \
     WHERE realm = $1 AND id = $2 AND password_version = $3";
@@ -64,8 +80,8 @@ impl Store {
         })
     }
 
-    /// Changes the password of who knows the old one, given by its hash, and ends every live session but `keep`:
-    /// which, newest first. `None`, and nothing is done: the hash is not `expected` any more; whoever wants to go on
+    /// Changes the password of who knows the old one, given by its hash, and ends every live session but what is
+    /// `spared`: which, newest first. `None`, and nothing is done: the hash is not `expected` any more; whoever wants to go on
     /// verifies the old password anew.
     pub async fn change_password(
         &self,
@@ -73,7 +89,7 @@ impl Store {
         user: UserId,
         expected: &Secret,
         new: &Secret,
-        keep: Option<SessionId>,
+        spared: Spared,
         now: Timestamp,
     ) -> Result<Option<Vec<SessionId>>, StoreError> {
         const CHANGE: &str = "UPDATE users \
@@ -91,6 +107,15 @@ impl Store {
             if changed.rows_affected() == 1 {
                 let void = sqlx::query(VOID_RESETS).bind(realm).bind(user.to_text());
                 void.bind(kind_to_text(CodeKind::Reset)).execute(&mut *tx).await?;
+                let keep = match spared {
+                    Spared::Nothing => None,
+                    Spared::Session(session) => Some(session),
+                    Spared::AccessOf(session) => {
+                        let end = sqlx::query(END_REFRESH).bind(realm).bind(session.to_text());
+                        end.execute(&mut *tx).await?;
+                        Some(session)
+                    }
+                };
                 let ended = end_all!(tx, realm, user, keep, now);
                 let changed = changes_of(user, &ended);
                 (Some(ended), changed)

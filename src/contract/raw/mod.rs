@@ -104,6 +104,8 @@ pub struct RawRefresh {
     pub rotation: Option<Rotation>,
     /// How long a replaced one still gives its successor: `10s` by default.
     pub grace: Option<Spanned<String>>,
+    /// Changing the password ends that of the session that goes on, too: `false` by default.
+    pub ends_with_password: Option<Spanned<bool>>,
 }
 
 /// How long and how many sessions may be.

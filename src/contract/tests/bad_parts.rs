@@ -156,6 +156,31 @@ by_key = true
 }
 
 #[test]
+fn a_refresh_token_that_ends_with_the_password_needs_a_password_that_changes() {
+    check(
+        r#"name = "c"
+native_prefixes = ["/auth"]
+[tokens.refresh]
+ttl = "7d"
+ends_with_password = true
+[[operation]]
+do = "login"
+on = "POST /auth/login"
+reads = { identifier = "email", password = "password" }
+answer.body = { token = "$access_token", refresh = "$refresh_token" }
+[[operation]]
+do = "refresh_token"
+on = "POST /auth/refresh"
+reads = { refresh_token = "refresh" }
+answer.body = { token = "$access_token", refresh = "$refresh_token" }
+"#,
+        &[
+            "c.toml:5:22: tokens.refresh.ends_with_password: no operation changes a password\n    help: add an [[operation]] with do = \"password_change\", or leave this out",
+        ],
+    );
+}
+
+#[test]
 fn mails_and_sessions_hold_together() {
     check(
         r#"name = "c"

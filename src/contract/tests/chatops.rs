@@ -166,6 +166,7 @@ fn refresh_is_read_and_answered_as_the_page_shows_and_rotates_nothing() {
         (rules.rotation, rules.grace, rules.ttl),
         (Rotation::None, Duration::ZERO, Duration::from_hours(7 * 24))
     );
+    assert!(rules.ends_with_password);
     assert_eq!(page.0.tokens.access_ttl, Duration::from_mins(30));
 }
 

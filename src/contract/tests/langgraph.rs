@@ -297,7 +297,12 @@ fn sessions_tokens_mails_and_plans_are_as_decided() {
     let days = |days: u64| Duration::from_hours(24 * days);
     assert_eq!(
         contract.tokens.refresh,
-        Some(RefreshRules { ttl: days(7), rotation: Rotation::Rotate, grace: Duration::from_secs(10) })
+        Some(RefreshRules {
+            ttl: days(7),
+            rotation: Rotation::Rotate,
+            grace: Duration::from_secs(10),
+            ends_with_password: false
+        })
     );
     assert_eq!(contract.sessions, SessionRules { max: Some(5), idle: Some(days(7)) });
     assert_eq!(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::{NewCode, Requested, Started, Terms};
+use super::super::{NewCode, Requested, Spared, Started, Terms};
 use super::{Bench, REALM, T0, at_once, code, new_user_id, on_both, random, session};
 use crate::model::change::Changed;
 use crate::model::code::{CodeHash, CodeKind};
@@ -72,7 +72,7 @@ async fn a_change_ends_every_other_session_and_is_made_by_one_of_those_who_know_
     let (user, keep, old) = (ann.user.id, mine.id, ann.password_hash.clone());
     let answers = at_once(&bench, 8, |store, n| {
         let old = old.clone();
-        async move { store.change_password(REALM, user, &old, &hash(n), Some(keep), at(5)).await.unwrap() }
+        async move { store.change_password(REALM, user, &old, &hash(n), Spared::Session(keep), at(5)).await.unwrap() }
     })
     .await;
     let done: Vec<_> = answers.iter().flatten().collect();
@@ -88,11 +88,11 @@ async fn a_change_ends_every_other_session_and_is_made_by_one_of_those_who_know_
 
     let right = hash(winner);
     for (realm, user, old) in [(REALM, user, &hash(99)), ("other", user, &right), (REALM, new_user_id(), &right)] {
-        let refused = bench.store.change_password(realm, user, old, &hash(7), None, at(6)).await.unwrap();
+        let refused = bench.store.change_password(realm, user, old, &hash(7), Spared::Nothing, at(6)).await.unwrap();
         assert_eq!(refused, None);
     }
     assert_eq!(bench.store.sessions(REALM, user, at(6)).await.unwrap().len(), 1, "what is refused ends nothing");
-    let ended = bench.store.change_password(REALM, user, &right, &hash(7), None, at(6)).await.unwrap();
+    let ended = bench.store.change_password(REALM, user, &right, &hash(7), Spared::Nothing, at(6)).await.unwrap();
     assert_eq!(ended, Some(vec![keep]));
 }
 
@@ -102,7 +102,7 @@ async fn a_change_voids_the_reset_that_was_mailed_and_nothing_else(bench: Arc<Be
     let verify = code(CodeKind::Verify, T0);
     bench.store.request_code(REALM, ann.user.id, &verify, 9, T0).await.unwrap();
     let (user, old) = (ann.user.id, &ann.password_hash);
-    let changed = bench.store.change_password(REALM, user, old, &hash(1), None, at(1)).await.unwrap();
+    let changed = bench.store.change_password(REALM, user, old, &hash(1), Spared::Nothing, at(1)).await.unwrap();
     assert_eq!(changed, Some(vec![]));
     assert_eq!(bench.store.reset_password(REALM, &mine.hash, &hash(2), at(2)).await.unwrap(), None);
     assert_eq!(bench.store.verify_email(REALM, &verify.hash, at(2)).await.unwrap(), Some(ann.user.id));
@@ -180,7 +180,7 @@ async fn sign_ins_against_a_change(bench: &Bench, by_code: bool) {
             bench.store.reset_password(REALM, &reset.hash, &new, at(1)).await.unwrap().is_some()
         } else {
             let old = &proven.password_hash;
-            bench.store.change_password(REALM, user, old, &new, None, at(1)).await.unwrap().is_some()
+            bench.store.change_password(REALM, user, old, &new, Spared::Nothing, at(1)).await.unwrap().is_some()
         };
         assert!(done);
         for one in signing_in {
