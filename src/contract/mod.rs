@@ -271,6 +271,15 @@ pub struct Served {
     pub item: Option<Template>,
 }
 
+impl Served {
+    /// Whether a refresh token in the body is proof enough: a client whose access token has run out can still sign out.
+    pub fn takes_refresh_token(&self) -> bool {
+        self.operation == Operation::Logout
+            && self.requires == Requirement::default()
+            && self.reads.iter().any(|read| read.field == Field::RefreshToken)
+    }
+}
+
 /// The content types that an operation reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Bodies {

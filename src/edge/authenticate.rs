@@ -27,7 +27,7 @@ pub enum Accepted {
     Key(Secret),
 }
 
-/// Fills `exchange.principal`, unless the target is for anyone.
+/// Fills `exchange.principal`, unless the target is for anyone, or can be proven in the body and nothing else is shown.
 ///
 /// Failures are counted for the client's address: past the site's bound the answer to one is 429 until the window
 /// moves on, and keys that were never shown before are not looked up, so that guessing gets slower and not only louder,
@@ -39,6 +39,7 @@ pub async fn authenticate(exchange: &mut Exchange, headers: &HeaderMap, target: 
     }
     let fields = headers.get_all(AUTHORIZATION);
     let presented = match Presented::read(&fields, &live.site.contract) {
+        Ok(None) if takes_refresh_token(&live, target) => return Ok(()),
         Ok(presented) => presented.ok_or(Problem::NotAuthenticated)?,
         Err(unreadable) => {
             exchange.presented = true;
@@ -111,6 +112,11 @@ pub fn is_public(live: &LiveSite, target: &Target) -> bool {
         Target::Forward(target) => target.is_public(live),
         Target::KeySet => true,
     }
+}
+
+/// Whether the target is an operation that a refresh token in its body is proof enough for.
+pub fn takes_refresh_token(live: &LiveSite, target: &Target) -> bool {
+    matches!(target, Target::Native(target) if live.site.contract.operations[target.served].takes_refresh_token())
 }
 
 /// Whether the client's address has failures left.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::authenticate::is_public;
+use super::authenticate::{is_public, takes_refresh_token};
 use super::exchange::Exchange;
 use super::route::{NativeTarget, Target};
 use crate::contract::Requirement;
@@ -47,7 +47,7 @@ impl NativePermit {
         &self.target
     }
 
-    /// By whom; `None`: anyone may.
+    /// By whom; `None`: anyone may, or what is in the body has to show it.
     pub fn caller(&self) -> Option<&Arc<Principal>> {
         self.caller.as_ref()
     }
@@ -186,13 +186,17 @@ pub fn authorize(exchange: &Exchange, target: Target) -> Result<Permit, Denied> 
     let live = exchange.site();
     let caller = exchange.principal.clone();
     let mut tried = Vec::new();
-    if !is_public(live, &target) {
+    let in_body = takes_refresh_token(live, &target);
+    let anyone = is_public(live, &target) || (in_body && caller.is_none());
+    if !anyone {
         let principal = caller.as_deref().ok_or(Denied::Nobody)?;
         let writes = match &target {
             Target::Forward(_) => !matches!(exchange.method, http::Method::GET | http::Method::HEAD),
             Target::Native(native) => {
-                // A key must not make, rotate or revoke keys, nor turn itself into a session.
+                // A key must not make, rotate or revoke keys, nor turn itself into a session. Where a refresh token is
+                // the proof, it stands in the body, and a key beside it does no harm.
                 if !live.site.contract.operations[native.served].by_key
+                    && !in_body
                     && !matches!(principal.method, Method::Token { .. })
                 {
                     return Err(Denied::ByKey);

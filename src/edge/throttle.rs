@@ -127,7 +127,11 @@ fn charges<'a>(live: &'a LiveSite, client: IpAddr, permit: &'a Permit) -> (Small
     let caller = caller(permit);
     let cost = match permit {
         // Whoever has to throw a thief out is not told to come back in an hour.
-        Permit::Native(permit) if live.site.contract.operations[permit.target().served].operation.is_defence() => 0,
+        Permit::Native(permit)
+            if caller.is_some() && live.site.contract.operations[permit.target().served].operation.is_defence() =>
+        {
+            0
+        }
         _ => route.map_or(1, |route| route.cost),
     };
     match caller {

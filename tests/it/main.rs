@@ -31,6 +31,7 @@ mod loss;
 mod operate;
 mod operator;
 mod pace;
+mod pages;
 mod paths;
 mod phases;
 mod process;
