@@ -15,40 +15,65 @@ use tokio::net::TcpStream;
 const LINE: usize = 107;
 /// The longest header of version 2 that is read, in bytes: addresses, and room for certificates' names in TLVs.
 const MOST: usize = 4096;
-/// What the shorter of the two begins with is never shorter.
+/// No header of either version is shorter; a second version is known by these bytes.
 const START: usize = 12;
+/// A header of version 2 up to its addresses; its last two bytes are the length of what follows.
+const FIXED: usize = 16;
 
 /// Reads the header: the client's address, or `None` where the proxy speaks for itself (a health check).
 pub async fn client(socket: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
-    let mut header = vec![0; START];
-    socket.read_exact(&mut header).await?;
-    if header == v2::PROTOCOL_PREFIX {
-        let mut rest = [0; 4];
-        socket.read_exact(&mut rest).await?;
-        let length = usize::from(u16::from_be_bytes([rest[2], rest[3]]));
-        if length > MOST {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        header.extend(rest);
+    let mut header = Vec::with_capacity(LINE);
+    loop {
+        let more = match look(&header)? {
+            Look::Whole(client) => return Ok(client),
+            Look::Bytes(more) => more,
+            Look::Line(most) => rest_of_line(socket, most).await?,
+        };
         let begun = header.len();
-        header.resize(begun + length, 0);
+        header.resize(begun + more, 0);
         socket.read_exact(&mut header[begun..]).await?;
-    } else {
-        while !header.ends_with(b"\n") {
-            let mut seen = [0; LINE];
-            let room = LINE.checked_sub(header.len()).filter(|room| *room > 0).ok_or(io::ErrorKind::InvalidData)?;
-            // Looked at first, so that what the client itself says stays where it is.
-            let there = socket.peek(&mut seen[..room]).await?;
-            if there == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            let line = seen[..there].iter().position(|byte| *byte == b'\n').map_or(there, |end| end + 1);
-            let begun = header.len();
-            header.resize(begun + line, 0);
-            socket.read_exact(&mut header[begun..]).await?;
-        }
     }
-    Ok(read(&header)?)
+}
+
+/// What a header is, as far as it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// So many bytes more belong to it for certain.
+    Bytes(usize),
+    /// It goes on to the end of the line, which has so many bytes more at most.
+    Line(usize),
+    /// All of it is there: the client's address, if it has one.
+    Whole(Option<SocketAddr>),
+}
+
+/// Looks at a header's bytes so far: none of them is the client's own as long as no more were taken than this asked for.
+pub fn look(header: &[u8]) -> Result<Look, io::ErrorKind> {
+    let Some(start) = header.first_chunk::<START>() else { return Ok(Look::Bytes(START - header.len())) };
+    if start == v2::PROTOCOL_PREFIX {
+        let Some(fixed) = header.first_chunk::<FIXED>() else { return Ok(Look::Bytes(FIXED - header.len())) };
+        let length = usize::from(u16::from_be_bytes([fixed[FIXED - 2], fixed[FIXED - 1]]));
+        if length > MOST {
+            return Err(io::ErrorKind::InvalidData);
+        }
+        match (FIXED + length).checked_sub(header.len()) {
+            Some(more @ 1..) => Ok(Look::Bytes(more)),
+            _ => read(header).map(Look::Whole),
+        }
+    } else if header.ends_with(b"\n") {
+        read(header).map(Look::Whole)
+    } else {
+        LINE.checked_sub(header.len()).filter(|most| *most > 0).map(Look::Line).ok_or(io::ErrorKind::InvalidData)
+    }
+}
+
+/// How many bytes of the line are there, at least one. Looked at only: what the client itself says stays where it is.
+async fn rest_of_line(socket: &TcpStream, most: usize) -> io::Result<usize> {
+    let mut seen = [0; LINE];
+    let there = socket.peek(&mut seen[..most.min(LINE)]).await?;
+    if there == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(seen[..there].iter().position(|byte| *byte == b'\n').map_or(there, |end| end + 1))
 }
 
 /// A whole header: the client's address, if it has one.

@@ -4,7 +4,7 @@
 //! them what libFuzzer finds by coverage, for as long as one likes (`scripts/fuzz`).
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
@@ -19,9 +19,10 @@ use tollgate::contract::{Carried, Contract, decode};
 use tollgate::credential::presented::{self, Presented};
 use tollgate::credential::{SiteCredentials, api_key, jwt};
 use tollgate::edge::first_frame::{self, First};
+use tollgate::edge::proxied::{self, Look};
 use tollgate::model::entropy::TestEntropy;
 use tollgate::model::time::Timestamp;
-use tollgate::rules::{network, path};
+use tollgate::rules::{forwarded, network, path};
 use tollgate::upstream::frames::Frames;
 use tollgate::upstream::framing;
 use tollgate::upstream::hygiene::{self, Came, Reserved};
@@ -34,6 +35,8 @@ pub const ALL: &[(&str, Target)] = &[
     ("path", path),
     ("route", route),
     ("forwarded", forwarded),
+    ("forwarded_elements", forwarded_elements),
+    ("proxy_header", proxy_header),
     ("head", head),
     ("credential", credential),
     ("body", body),
@@ -98,6 +101,92 @@ pub fn forwarded(bytes: &[u8]) {
     if !network::trusts(&trusted, told) {
         let longer = [b"198.51.100.1, ".as_slice(), &whole].concat();
         assert_eq!(network::client_address(proxy, std::iter::once(&*longer), &trusted), told);
+    }
+}
+
+/// The same of `Forwarded` (RFC 7239), which has quotes to hide commas in: what a client writes on the left swallows
+/// nothing of what a proxy appends on the right.
+pub fn forwarded_elements(bytes: &[u8]) {
+    let trusted: [IpNet; 2] = ["10.0.0.0/8".parse().expect("a network"), "fd00::/8".parse().expect("a network")];
+    let lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
+    let stranger = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7));
+    let nothing = forwarded::said(stranger, std::iter::empty(), &trusted);
+    assert_eq!((nothing.client, nothing.proto, nothing.host), (stranger, None, None));
+    assert_eq!(forwarded::said(stranger, lines.iter().copied(), &trusted), nothing, "a stranger is not believed");
+
+    let proxy = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+    let said = forwarded::said(proxy, lines.iter().copied(), &trusted);
+    assert_eq!(said.client, said.client.to_canonical());
+    for value in [said.proto, said.host].into_iter().flatten() {
+        assert!(
+            lines.iter().any(|line| line.windows(value.len().max(1)).any(|part| part == value) || value.is_empty())
+        );
+        assert_eq!(value, value.trim_ascii());
+    }
+    // Whatever stands in front changes nothing once a hop is a stranger's: another line, and an open quote in its own.
+    if !network::trusts(&trusted, said.client) {
+        let front = [b"for=198.51.100.1;host=evil".as_slice(), b"for=\"", b"\\", b"host=\"a, for=198.51.100.1"];
+        for front in front {
+            let longer = std::iter::once(front).chain(lines.iter().copied());
+            assert_eq!(forwarded::said(proxy, longer, &trusted), said, "a line in front");
+            let joined = [front, b",", lines[0]].concat();
+            let longer = std::iter::once(&*joined).chain(lines[1..].iter().copied());
+            assert_eq!(forwarded::said(proxy, longer, &trusted), said, "an element in front");
+        }
+    }
+    // What a trusted proxy appends is what it says, whatever came before it.
+    let appended = b"for=198.51.100.9;proto=https;host=own.example";
+    for joint in [&b", "[..], b","] {
+        let whole = [bytes, joint, appended].concat();
+        let said = forwarded::said(proxy, std::iter::once(&*whole), &trusted);
+        let own = (IpAddr::V4(Ipv4Addr::new(198, 51, 100, 9)), Some(&b"https"[..]), Some(&b"own.example"[..]));
+        assert_eq!((said.client, said.proto, said.host), own, "an appended element stands for itself");
+    }
+}
+
+/// A header of the PROXY protocol ends where it ends, however its bytes come in; not one behind it is taken; and the
+/// address that it names stands in it.
+pub fn proxy_header(bytes: &[u8]) {
+    let whole = taken(bytes, usize::MAX);
+    assert_eq!(whole, taken(bytes, 1), "it is the same in pieces");
+    let Some((header, client)) = whole else { return };
+    let behind = [header, b"\r\nPROXY TCP4 198.51.100.1 198.51.100.2 1 2\r\n"].concat();
+    assert_eq!(taken(&behind, usize::MAX), whole, "what follows is the client's own");
+    let Some(client) = client else { return };
+    if let Some(line) = header.strip_prefix(b"PROXY ") {
+        let line = str::from_utf8(line).expect("a line is text");
+        let parts: Vec<&str> = line.strip_suffix("\r\n").expect("its end").split(' ').collect();
+        assert_eq!(parts[1].parse(), Ok(client.ip()), "{line}");
+        assert_eq!(parts[3].parse(), Ok(client.port()), "{line}");
+    } else {
+        let ip = |at: usize| -> Option<IpAddr> {
+            match header[13] >> 4 {
+                1 => header.get(at..at + 4)?.try_into().ok().map(|octets: [u8; 4]| Ipv4Addr::from(octets).into()),
+                _ => header.get(at..at + 16)?.try_into().ok().map(|octets: [u8; 16]| Ipv6Addr::from(octets).into()),
+            }
+        };
+        let port = if client.is_ipv4() { 24 } else { 48 };
+        assert_eq!(ip(16), Some(client.ip()));
+        assert_eq!(header[port..port + 2], client.port().to_be_bytes());
+    }
+}
+
+/// What is taken of these bytes, and the client that it names; `None` where they are no header or not all of one. Of a
+/// line at most `piece` bytes are there at a time.
+fn taken(bytes: &[u8], piece: usize) -> Option<(&[u8], Option<SocketAddr>)> {
+    let mut header = 0;
+    loop {
+        let rest = &bytes[header..];
+        header += match proxied::look(&bytes[..header]).ok()? {
+            Look::Whole(client) => return Some((&bytes[..header], client)),
+            Look::Bytes(more) => rest.get(..more)?.len(),
+            Look::Line(most) => {
+                let there = rest.get(..most.min(piece)).unwrap_or(rest);
+                let end = there.iter().position(|byte| *byte == b'\n').map_or(there.len(), |end| end + 1);
+                Some(end).filter(|end| *end > 0)?
+            }
+        };
+        assert!(header <= 16 + 4096, "it is bounded");
     }
 }
 
