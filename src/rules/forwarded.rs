@@ -81,13 +81,18 @@ impl<'a> Hop<'a> {
         while !rest.is_empty() {
             let equals = rest.iter().position(|byte| *byte == b'=')?;
             let (name, after) = (rest[..equals].trim_ascii(), &rest[equals + 1..]);
-            let (value, after) = match after.strip_prefix(b"\"") {
-                Some(quoted) => {
-                    let end = (0..quoted.len()).find(|at| quoted[*at] == b'"' && !is_escaped(quoted, *at))?;
-                    (&quoted[..end], quoted[end + 1..].trim_ascii())
-                }
-                None => after.split_at(after.iter().position(|byte| *byte == b';').unwrap_or(after.len())),
+            let quoted = after.strip_prefix(b"\"");
+            let (value, after) = if let Some(quoted) = quoted {
+                let end = (0..quoted.len()).find(|at| quoted[*at] == b'"' && !is_escaped(quoted, *at))?;
+                (&quoted[..end], quoted[end + 1..].trim_ascii())
+            } else {
+                after.split_at(after.iter().position(|byte| *byte == b';').unwrap_or(after.len()))
             };
+            // A quote that is nobody's: seen from the right it opens what is none, and takes in what a client has written
+            // on its left.
+            if name.contains(&b'"') || (quoted.is_none() && value.contains(&b'"')) {
+                return None;
+            }
             let place = if name.eq_ignore_ascii_case(b"for") {
                 Some(&mut hop.client)
             } else if name.eq_ignore_ascii_case(b"proto") {
@@ -155,6 +160,20 @@ mod tests {
             let line = format!("{lie}, for=198.51.100.1");
             assert_eq!(client("10.0.0.1", &[&line]), "198.51.100.1", "{line}");
             assert_eq!(client("10.0.0.1", &[lie, "for=198.51.100.1"]), "198.51.100.1", "{lie}");
+        }
+    }
+
+    #[test]
+    fn a_quote_that_a_proxy_passes_on_as_it_came_lets_nobody_speak_for_it() {
+        for host in ["a\"b", "\\\"", "a\""] {
+            for front in ["", "for=1.1.1.1, ", "for=1.1.1.1;proto=https;x=, "] {
+                let line = format!("{front}for=198.51.100.1;host={host}");
+                assert_eq!(walk("10.0.0.1", &[&line]), ("10.0.0.1".into(), None, None), "{line}");
+            }
+        }
+        for front in ["", "for=1.1.1.1, "] {
+            let line = format!("{front}for=198.51.100.1;host=\"a\\\"b\"");
+            assert_eq!(client("10.0.0.1", &[&line]), "198.51.100.1", "{line}");
         }
     }
 
