@@ -266,10 +266,25 @@ impl Endpoint {
         stream
     }
 
-    /// Where the server chooses, it chose HTTP/1.1: nobody need wait for somebody else's connection.
-    pub(super) fn chose_http1(&self) {
-        if self.origin.may_join() {
-            self.lock().chose_http1 = true;
+    /// Where the server chooses, it chose HTTP/1.1: nobody need wait for somebody else's connection, and those who do
+    /// already are let make their own, as many as there may be.
+    pub(super) fn chose_http1(self: &Arc<Self>, max_connections: usize) {
+        if !self.origin.may_join() {
+            return;
+        }
+        self.lock().chose_http1 = true;
+        loop {
+            let mut state = self.lock();
+            state.waiting.retain(|waiter| !waiter.turn.is_closed());
+            if state.closed || state.open >= max_connections {
+                return;
+            }
+            let Some(waiter) = state.waiting.pop_front() else { return };
+            state.open += 1;
+            let turn = self.connecting(&mut state, false);
+            drop(state);
+            // Should the waiter leave at this very moment, its place comes back by being dropped.
+            drop(waiter.turn.send(turn));
         }
     }
 

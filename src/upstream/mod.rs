@@ -249,7 +249,7 @@ impl Pools {
                 Ok(match made {
                     Made::Alone(live) => {
                         if !want.alone {
-                            endpoint.chose_http1();
+                            endpoint.chose_http1(limits.max_connections);
                         }
                         (Link::Alone(live), false)
                     }

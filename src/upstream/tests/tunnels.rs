@@ -7,7 +7,7 @@ use crate::upstream::tunnel::Ended;
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
-fn handshake(extra: &str) -> String {
+pub(super) fn handshake(extra: &str) -> String {
     format!(
         "GET /ws HTTP/1.1\r\nhost: a\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: {KEY}\r\nx-user-id: root\r\n{extra}\r\n"
     )
@@ -26,7 +26,7 @@ async fn echo(first: &'static str) -> Peer {
     .await
 }
 
-async fn open(front: &Front) -> Wire {
+pub(super) async fn open(front: &Front) -> Wire {
     let mut client = front.connect().await;
     client.say(&handshake("")).await;
     let head = within(client.head()).await.to_lowercase();
