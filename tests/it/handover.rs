@@ -297,3 +297,42 @@ async fn a_socket_that_nobody_wants_and_a_handover_that_is_none_are_reasons_not_
     let served = home.start_as(command).await;
     served.process.stop().await.good();
 }
+
+/// What runs a program as process 1 of a namespace of its own, and ends it with itself; `None`: that is not allowed here.
+fn first_of_its_own() -> Option<&'static [&'static str]> {
+    let ways: [&[&str]; 2] =
+        [&["--pid", "--fork", "--kill-child"], &["--user", "--map-root-user", "--pid", "--fork", "--kill-child"]];
+    let works = |way: &&[&str]| {
+        let tried = std::process::Command::new("unshare").args(*way).arg("true").stderr(Stdio::null()).status();
+        tried.is_ok_and(|status| status.success())
+    };
+    ways.into_iter().find(works)
+}
+
+#[tokio::test]
+async fn process_1_hands_nothing_over_says_why_and_serves_on() {
+    let Some(way) = first_of_its_own() else {
+        eprintln!("skipped: no namespace of processes can be made here (unshare --pid)");
+        return;
+    };
+    let backend = Backend::start().await;
+    let home = home(&backend, "");
+    let mut command = run_by("unshare".as_ref(), home.folder.path());
+    command.args(way).arg(binary()).args(["serve", "--config", "gateway.toml"]);
+    let mut served = home.start_as(command).await;
+    let token = token(&served.http).await;
+    let parent = served.process.id();
+    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).expect("its children");
+    let first = Heir(children.trim().parse().expect("one child"));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", first.0)).expect("its state");
+    let ids = status.lines().find(|line| line.starts_with("NSpid:")).expect("its ids, the innermost last");
+    assert!(ids.ends_with("\t1"), "{ids}");
+
+    first.signal("USR2").await;
+    served.process.until("a refusal", |out| out.contains("process 1 cannot hand over").then_some(())).await;
+    let metrics = served.admin.get("/metrics").send().await.text();
+    assert!(metrics.contains("tollgate_handover_failures_total 1\n"), "{metrics}");
+    assert_eq!(served.https.get("/api/v1/posts").bearer(&token).send().await.status, 200);
+    first.signal("TERM").await;
+    served.process.ended().await.good();
+}
