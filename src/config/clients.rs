@@ -30,7 +30,7 @@ pub(super) fn compile(
         report.tell(&around.span(), "nobody is named who vouches for clients", remedy);
     }
     let vouching = read(&raw.authorities, given, report, authorities);
-    let lists = read(&raw.revocation_lists, given, report, revocation_lists);
+    let lists = read(&raw.revocation_lists, given, report, |pem| revocation_lists(pem, &vouching));
     if report.errors.len() > before {
         return None;
     }

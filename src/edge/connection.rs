@@ -30,7 +30,7 @@ pub struct Connection {
     /// What the handshake settled; `None` on the plain listener.
     pub tls: Option<Handshake>,
     /// What vouches for the client, where the site that it asked for wants that.
-    pub vouched: Option<Vouched>,
+    pub vouched: Option<Box<Vouched>>,
     /// Its place among all connections, and the gauge that counts it; a tunnel keeps both until it ends.
     pub held: Place,
 }

@@ -114,7 +114,7 @@ async fn story(gateway: &Arc<Gateway>, head: Parts, imagined: &Imagined) -> Stor
     let tls = imagined.tls.then_some(Handshake { version: TlsVersion::V13, http2: false });
     let live = gateway.live();
     let policy = intake::host(&head).ok().and_then(|host| live.site(host)?.site.client_certificates.as_ref());
-    let vouched = policy.filter(|_| imagined.tls).map(Vouched::imagined);
+    let vouched = policy.filter(|_| imagined.tls).map(Vouched::imagined).map(Box::new);
     let connection = Arc::new(Connection { peer, tls, vouched, held: Place::default() });
     let mut exchange = Exchange::begin(gateway, &connection, head.method.clone());
     exchange.imagined = true;

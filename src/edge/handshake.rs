@@ -38,7 +38,7 @@ pub struct Ends {
 }
 
 /// A stream, and what vouches for the client where its site asks for that.
-pub type Made<S> = (TlsStream<S>, Option<Vouched>);
+pub type Made<S> = (TlsStream<S>, Option<Box<Vouched>>);
 
 /// Makes the handshake; `leave`: cancelled when the connection must end, for the drain or for itself.
 pub async fn shake<S: AsyncRead + AsyncWrite + Unpin>(
@@ -87,7 +87,7 @@ async fn asking<S: AsyncRead + AsyncWrite + Unpin>(
     match start.into_stream(server.under(&policy)).into_fallible().await {
         Ok(stream) => {
             let shown = shown(&stream).map_err(|unreadable| refused(Handshake::CertificateRefused, &unreadable))?;
-            Ok((stream, Some(Vouched { site, policy, shown, leave: leave.child_token() })))
+            Ok((stream, Some(Box::new(Vouched { site, policy, shown, leave: leave.child_token() }))))
         }
         Err((error, socket)) => {
             let outcome = outcome(&error);

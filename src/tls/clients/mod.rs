@@ -18,7 +18,9 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_t
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{NoServerSessionStorage, ResolvesServerCert, WantsServerCert, WebPkiClientVerifier};
+use rustls::server::{
+    NoServerSessionStorage, ResolvesServerCert, VerifierBuilderError, WantsServerCert, WebPkiClientVerifier,
+};
 use rustls::{
     CertificateError, ConfigBuilder, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
     SignatureScheme,
@@ -80,7 +82,9 @@ impl PolicyError {
             Self::NoAuthority(_) => {
                 "name the certificates of those who issue (basicConstraints CA:TRUE), not of a client or server"
             }
-            Self::NoList | Self::BadList(_) => "it must hold the authority's list in PEM, `-----BEGIN X509 CRL-----`",
+            Self::NoList | Self::BadList(_) => {
+                "it must hold the authority's whole list (a CRL of version 2) in PEM, `-----BEGIN X509 CRL-----`"
+            }
             Self::NoListOf(_) => {
                 "nobody whom it has issued a certificate could be let in: add its list, or take it out of authorities"
             }
@@ -100,14 +104,17 @@ pub fn authorities(pem: &[u8]) -> Result<Authorities, PolicyError> {
     Ok(authorities)
 }
 
-/// Reads a file of revoked certificates.
-pub fn revocation_lists(pem: &[u8]) -> Result<Lists, PolicyError> {
+/// Reads a file of certificates that `authorities` revoked.
+pub fn revocation_lists(pem: &[u8], authorities: &Authorities) -> Result<Lists, PolicyError> {
     let lists: Result<Lists, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
     let lists = lists.map_err(|error| PolicyError::NotPem(error.to_string()))?;
     if lists.is_empty() {
         return Err(PolicyError::NoList);
     }
     lists.iter().try_for_each(|list| issuer(list).map(drop))?;
+    let authorities = authorities.iter().map(Authority::read).collect::<Result<Vec<_>, _>>()?;
+    // Here, where it is known which file it is.
+    made(&authorities, &vec![true; authorities.len()], &lists, &Arc::new(aws_lc_rs::default_provider()))?;
     Ok(lists)
 }
 
@@ -266,7 +273,10 @@ fn made(
         .enforce_revocation_expiration()
         .build()
         .map(Some)
-        .map_err(|error| PolicyError::BadList(error.to_string()))
+        .map_err(|error| match error {
+            VerifierBuilderError::InvalidCrl(error) => PolicyError::BadList(format!("{error:?}")),
+            error => PolicyError::Library(error.to_string()),
+        })
 }
 
 impl ClientCertVerifier for Verifier {

@@ -141,9 +141,10 @@ fn what_is_no_authority_and_no_list_is_told() {
         assert_eq!(authorities(text.as_bytes()).unwrap_err(), error, "{text}");
     }
     assert!(matches!(authorities(&pem.as_bytes()[..pem.len() - 30]), Err(PolicyError::NotPem(_))));
-    assert_eq!(revocation_lists(pem.as_bytes()).unwrap_err(), PolicyError::NoList);
+    let of_one = vec![one.certificate.der().clone()];
+    assert_eq!(revocation_lists(pem.as_bytes(), &of_one).unwrap_err(), PolicyError::NoList);
     let broken = b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
-    assert!(matches!(revocation_lists(broken), Err(PolicyError::BadList(_))));
+    assert!(matches!(revocation_lists(broken, &of_one), Err(PolicyError::BadList(_))));
 }
 
 #[test]
