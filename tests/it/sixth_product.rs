@@ -2,14 +2,24 @@
 
 use serde_json::json;
 
-use super::harness::{ADMIN_TOKEN, Setup};
+use super::backend::Backend;
+use super::client::Client;
+use super::harness::{ADMIN_TOKEN, Setup, trusting};
+use super::process::{Process, run, tollgate};
 
 const PAGE: &str = include_str!("../../docs/contracts.md");
 
 /// The page's first block of TOML.
 fn contract() -> &'static str {
-    let (_, rest) = PAGE.split_once("```toml\n").expect("the page shows a contract");
-    rest.split_once("```").expect("the block ends").0
+    blocks("toml")[0]
+}
+
+/// The page's blocks of a language, in its order.
+fn blocks(language: &str) -> Vec<&'static str> {
+    let starts = PAGE.split("```").collect::<Vec<_>>();
+    // What stands at an odd place is within a pair of fences.
+    let within = starts.into_iter().skip(1).step_by(2);
+    within.filter_map(|block| block.strip_prefix(&format!("{language}\n"))).collect()
 }
 
 #[tokio::test]
@@ -78,4 +88,43 @@ async fn a_product_is_added_by_a_file_alone() {
     );
     let nowhere = client.get("/id/nowhere").send().await;
     assert_eq!((nowhere.status.as_u16(), nowhere.string("/oops/kind")), (404, "not_found".into()));
+}
+
+/// The page as its reader follows it: two files and its commands, the ports and the backend aside.
+#[tokio::test]
+async fn the_page_works_when_it_is_followed_to_the_letter() {
+    let backend = Backend::start().await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(folder.path().join("orchard.toml"), contract()).expect("the contract");
+    let configuration = blocks("toml")[1]
+        .replace("127.0.0.1:8443", "127.0.0.1:0")
+        .replace("127.0.0.1:9090", "127.0.0.1:0")
+        .replace("http://127.0.0.1:3000", &backend.url());
+    std::fs::write(folder.path().join("gateway.toml"), &configuration).expect("the configuration");
+    let words = |line: &'static str| line.strip_prefix("tollgate ").expect("a command").split(' ');
+    let mut lines = blocks("sh").into_iter().flat_map(str::lines).filter(|line| line.starts_with("tollgate "));
+    let (check, serve, plan) = (lines.next(), lines.next(), lines.next());
+    let command = |line: Option<&'static str>| {
+        let mut command = tollgate(folder.path());
+        command.args(words(line.expect("the page shows it")));
+        command
+    };
+    run(command(check)).await.good();
+    let mut served = Process::start(command(serve));
+    let address = served.address("https").await;
+    let client = Client { address, host: "localhost".into(), tls: Some(trusting(&folder.path().join("certs/ca.pem"))) };
+    let curls = blocks("sh").into_iter().find(|block| block.starts_with("curl ")).expect("the page shows requests");
+    let mut bodies = curls.lines().filter_map(|line| line.trim().strip_prefix("-d '")?.strip_suffix('\''));
+    let body = |text: Option<&str>| serde_json::from_str::<serde_json::Value>(text.expect("a body")).expect("JSON");
+    assert_eq!(client.post("/id/growers", &body(bodies.next())).send().await.status, 201);
+    let session = client.post("/id/sessions", &body(bodies.next())).send().await;
+    assert_eq!(session.status, 200, "{}", session.text());
+    let access = session.string("/access");
+    assert_eq!(client.get("/forecast/frost").bearer(&access).send().await.status, 402);
+    let admin = served.address("admin").await.to_string();
+    let asked = configuration.replace("admin = \"127.0.0.1:0\"", &format!("admin = \"{admin}\""));
+    std::fs::write(folder.path().join("gateway.toml"), asked).expect("the configuration");
+    run(command(plan)).await.good();
+    assert_eq!(client.get("/forecast/frost").bearer(&access).send().await.status, 200);
+    assert_eq!(served.stop().await.code, Some(0));
 }
