@@ -279,7 +279,11 @@ async fn matrix(world: &World) {
             let answer = langgraph.post("/v1/auth/password/reset", &body).send().await;
             assert_eq!(answer.status, 400, "{kind:?} of {} resets", PRODUCTS[*product].name);
         }
-        refused += 2;
+        if (*product, *kind) != (LANGGRAPH, Kind::Refresh) {
+            let answer = langgraph.post("/v1/auth/logout", &json!({ "refresh_token": text })).send().await;
+            assert_eq!(answer.status, 401, "{kind:?} of {} signs out", PRODUCTS[*product].name);
+        }
+        refused += 3;
     }
     assert!(refused > 150, "{refused}");
     // And each is still good where it belongs.
