@@ -4,6 +4,7 @@ pub mod handover;
 pub mod listeners;
 mod manager;
 mod reload;
+mod traces;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use crate::tls;
 
 use listeners::{Inherited, Listening, Wanted};
 use reload::{Reloader, Watcher, show_expiries};
+use traces::Exporter;
 
 /// How often other nodes' changes are asked for: a fifth of what a revocation may take to be everywhere.
 const FEED_EVERY: Duration = Duration::from_millis(200);
@@ -164,6 +166,10 @@ fn listen(
 ) -> anyhow::Result<Running> {
     let gateway = Arc::clone(&running.gateway);
     let boot: Boot = running.reloader.boot.clone();
+    if let (Some(spans), Some(collector)) = (&gateway.spans, &boot.collector) {
+        let exporter = Exporter::new(&gateway, spans, collector).context("[tracing]")?;
+        running.tenders.spawn(exporter.run(running.stop.clone()));
+    }
     let places = Arc::new(Semaphore::new(boot.connections.max));
     let addresses = Addresses::new(boot.connections.max_per_address);
     let admin = boot.admin.as_ref().map(|admin| admin.addr);

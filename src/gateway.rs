@@ -30,6 +30,7 @@ use crate::observe::audit::{Act, Actor, Event};
 use crate::observe::log::Logs;
 use crate::observe::metrics::labels::{Cache, ChangeSource};
 use crate::observe::metrics::{EndpointState, Metrics, SiteMetrics, UpstreamMetrics};
+use crate::observe::spans::Spans;
 use crate::observe::trace::Ids;
 use crate::revocation::Epochs;
 use crate::store::Store;
@@ -77,6 +78,8 @@ pub struct Gateway {
     pub assertions: Assertions,
     /// Where ids of traces and spans come from.
     pub trace_ids: Ids,
+    /// Recorded requests on their way to the collector; `None`: nothing is recorded.
+    pub spans: Option<Arc<Spans>>,
     /// What one client connection may ask of us.
     pub bounds: Connections,
     /// Counts requests for hosts that nobody has.
@@ -248,6 +251,7 @@ impl Gateway {
             mailer: Mailer::new(&boot.mail)?,
             assertions: Assertions::new(boot.cache.tokens),
             trace_ids: Ids::new(&*entropy),
+            spans: boot.collector.as_ref().map(|to| Arc::new(Spans::new(to.queue, metrics.traces.clone()))),
             bounds: boot.connections.clone(),
             no_site: SiteMetrics::new(&metrics, SiteMetrics::NO_SITE),
             operator_token: ArcSwapOption::new(operator_token(boot)),

@@ -29,7 +29,8 @@
 //! trace; [`edge::route`] finds what takes the request; [`edge::authenticate`] asks [`credential::Authenticator`] who is
 //! calling; [`edge::authorize`] judges and is the only maker of a [`edge::authorize::Permit`]; [`edge::throttle`] spends
 //! the windows; then [`edge::native`] performs an operation or [`edge::forward`] sends the request on. [`edge::respond`]
-//! alone renders a refusal; [`edge::observe`] sees the end.
+//! alone renders a refusal; [`edge::observe`] sees the end, and hands what is recorded of it to [`observe::spans`],
+//! from where `app` sends it to a collector.
 //! A WebSocket goes on in [`edge::tunnel`] while its [`edge::standing`] holds; an [`edge::agent`] shows its key in the
 //! first message of one. [`edge::explain`] walks an imagined request the same way and tells the operator what it met.
 //!

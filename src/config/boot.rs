@@ -12,6 +12,7 @@ use super::raw::{
     RawAdmin, RawCache, RawConnections, RawLimits, RawListen, RawLog, RawPasswords, RawReload, RawStore, RawTls, Text,
     Texts, each,
 };
+use super::traces::Collector;
 use super::values::{RawSecret, Told, address, count, duration, secs, size};
 use crate::contract::source::Report;
 use crate::model::secret::Secret;
@@ -43,6 +44,8 @@ pub struct Boot {
     pub log: LogSettings,
     /// How mails leave.
     pub mail: mail::Settings,
+    /// Where recorded requests are sent.
+    pub collector: Option<Collector>,
     /// Bounds of connections and heads.
     pub connections: Connections,
     /// How it stops.
@@ -133,6 +136,7 @@ impl Boot {
             ("[cache] or [passwords]", cache(&self.cache) != cache(&next.cache)),
             ("[log] format or audit_file", log(&self.log) != log(&next.log)),
             ("[mail]", self.mail != next.mail),
+            ("[tracing] endpoint and what is sent there", self.collector != next.collector),
             ("[connections]", (&self.connections, self.drain) != (&next.connections, next.drain)),
             ("[reload]", self.watch_every != next.watch_every),
         ]

@@ -16,7 +16,7 @@ use super::raw::{
     RawTls, Texts, each,
 };
 use super::site::{self, Names};
-use super::snapshot::{Hosts, Site, Snapshot};
+use super::snapshot::{Hosts, Site, Snapshot, Tracing};
 use super::traces;
 use crate::contract::source::{Located, Report, Source, locate};
 use crate::mail::{Settings, Transport};
@@ -47,9 +47,7 @@ pub(super) fn compile(pages: &[Page], given: &Given) -> Result<Compiled, Vec<Loc
     let (sites, hosts) = sites(pages, given, &mail, &mut reports, &mut of_contracts);
     let names: Vec<String> =
         sites.iter().flat_map(|(names, _)| &names.hosts).map(|host| host.get_ref().clone()).collect();
-    let (boot, trusted_proxies, proxy_header) = process(pages, &names, given, mail, &mut reports);
-    let (at, raw) = section(pages, "tracing", |raw| raw.tracing.as_ref(), &mut reports);
-    let tracing = traces::policy(raw, &mut reports[at]);
+    let Process { boot, trusted_proxies, proxy_header, tracing } = process(pages, &names, given, mail, &mut reports);
     let mut errors: Vec<Located> = reports
         .into_iter()
         .flat_map(|mut report| {
@@ -156,14 +154,16 @@ fn shared(site: &Site, others: &Sites) -> Option<(String, usize)> {
     None
 }
 
+/// What the process's sections say.
+struct Process {
+    boot: Boot,
+    trusted_proxies: Vec<IpNet>,
+    proxy_header: ProxyHeader,
+    tracing: Option<Tracing>,
+}
+
 /// The process's sections, each from the one file that has it.
-fn process(
-    pages: &[Page],
-    hosts: &[String],
-    given: &Given,
-    mail: Settings,
-    reports: &mut [Report<'_>],
-) -> (Boot, Vec<IpNet>, ProxyHeader) {
+fn process(pages: &[Page], hosts: &[String], given: &Given, mail: Settings, reports: &mut [Report<'_>]) -> Process {
     let (of_listen, listen) = section(pages, "listen", |raw| raw.listen.as_ref(), reports);
     let empty = RawListen::default();
     let raw = listen.map_or(&empty, Spanned::get_ref);
@@ -204,15 +204,32 @@ fn process(
         boot::connections(raw.map_or(&RawConnections::default(), Spanned::get_ref), &mut reports[at]);
     let (at, raw) = section(pages, "reload", |raw| raw.reload.as_ref(), reports);
     let watch_every = boot::reload(raw.map_or(&RawReload::default(), Spanned::get_ref), &mut reports[at]);
+    let (at, raw) = section(pages, "tracing", |raw| raw.tracing.as_ref(), reports);
+    let tracing = traces::policy(raw, &mut reports[at]);
+    let collector = raw.and_then(|raw| traces::collector(raw.get_ref(), given, &mut reports[at]));
     let (at, raw) = section(pages, "network", |raw| raw.network.as_ref(), reports);
     let trusted = raw.map_or_else(Vec::new, |raw| networks(&raw.get_ref().trusted_proxies, &mut reports[at]));
     let some = raw.is_some_and(|raw| !each(&raw.get_ref().trusted_proxies).is_empty());
     let proxied =
         boot::proxied(listen.map_or(&empty, Spanned::get_ref), (&https, &http), some, &mut reports[of_listen]);
     let header = raw.and_then(|raw| raw.get_ref().proxy_header).unwrap_or_default();
-    let boot =
-        Boot { https, http, proxied, admin, tls, store, limit, cache, log, mail, connections, drain, watch_every };
-    (boot, trusted, header)
+    let boot = Boot {
+        https,
+        http,
+        proxied,
+        admin,
+        tls,
+        store,
+        limit,
+        cache,
+        log,
+        mail,
+        collector,
+        connections,
+        drain,
+        watch_every,
+    };
+    Process { boot, trusted_proxies: trusted, proxy_header: header, tracing }
 }
 
 /// The one file that has the section, and the section; the first file where none has it.

@@ -331,7 +331,9 @@ fn given(pages: &[Page], inputs: &Inputs<'_>, footprint: &mut Footprint) -> (Giv
         let certificates = page.raw.tls.iter().flat_map(|tls| &tls.get_ref().certificate).map(Spanned::get_ref);
         let authorities = page.raw.mail.iter().filter_map(|mail| mail.get_ref().authorities.as_ref());
         let upstreams = page.raw.site.iter().flat_map(|site| site.get_ref().upstream.values());
-        let upstreams = upstreams.filter_map(|upstream| upstream.get_ref().tls.as_ref()).map(Spanned::get_ref);
+        let collector = page.raw.tracing.iter().filter_map(|tracing| tracing.get_ref().tls.as_ref());
+        let upstreams = upstreams.filter_map(|upstream| upstream.get_ref().tls.as_ref());
+        let upstreams = upstreams.chain(collector).map(Spanned::get_ref);
         let of_upstreams = upstreams.flat_map(|tls| [&tls.authorities, &tls.certificate, &tls.key]).flatten();
         let pairs = certificates.flat_map(|pair| [&pair.certificate, &pair.key]).flatten();
         for text in pairs.chain(authorities).chain(of_upstreams) {
@@ -384,6 +386,9 @@ fn secret_files(raw: &RawFile) -> Vec<(&str, Option<Make<'_>>)> {
     }
     for mail in raw.mail.iter().map(Spanned::get_ref) {
         files.extend(named(&mail.password_file, None, Make::Text));
+    }
+    for tracing in raw.tracing.iter().map(Spanned::get_ref) {
+        files.extend(named(&tracing.token_file, None, Make::Text));
     }
     for site in raw.site.iter().map(Spanned::get_ref) {
         for keys in site.api_keys.iter().map(Spanned::get_ref) {

@@ -38,7 +38,7 @@ pub mod snapshot;
 pub mod template;
 #[cfg(test)]
 mod tests;
-mod traces;
+pub mod traces;
 mod upstreams;
 mod values;
 

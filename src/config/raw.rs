@@ -163,6 +163,16 @@ pub(super) struct RawReload {
 pub(super) struct RawTracing {
     pub trust: Option<Trust>,
     pub sample_ratio: Option<Spanned<Share>>,
+    pub endpoint: Text,
+    pub headers: BTreeMap<Spanned<String>, Spanned<Secret>>,
+    pub token: Option<Spanned<Secret>>,
+    pub token_file: Text,
+    pub tls: Option<Spanned<RawUpstreamTls>>,
+    pub service: Text,
+    pub resource: BTreeMap<Spanned<String>, Spanned<String>>,
+    pub max_queue: Number,
+    pub batch_delay: Text,
+    pub timeout: Text,
 }
 
 #[derive(Debug, Default, Deserialize)]

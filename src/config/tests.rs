@@ -276,6 +276,11 @@ fn a_change_that_needs_a_restart_is_named() {
     );
     assert_eq!(one.boot.differences(&two.boot), ["[store]", "[log] format or audit_file", "[mail]"]);
     assert_eq!(one.boot.differences(&one.boot), Vec::<&str>::new());
+    let traced = |more: &str| good(&file(&format!("[tracing]\nendpoint = 'http://otel:4318'\n{more}\n")));
+    let ratio = traced("sample_ratio = 1\ntrust = 'never'");
+    assert_eq!(traced("").boot.differences(&ratio.boot), Vec::<&str>::new());
+    assert_eq!(traced("").boot.differences(&traced("token = 'x'").boot).len(), 1);
+    assert!(!format!("{:?}", traced("token = 'hunter2'\nheaders = { x-key = 'hunter2' }").boot).contains("hunter2"));
     // What a reload applies is none: the log's level and access lines, the operator's token, certificates.
     let three = good(&file(&format!("[log]\nlevel = 'debug'\naccess = false\n[admin]\ntoken = 'operator-{SECRET}'\n")));
     assert_eq!(one.boot.differences(&three.boot), Vec::<&str>::new());

@@ -161,7 +161,7 @@ fn address(shown: &str, place: &std::ops::Range<usize>, report: &mut Report<'_>)
 }
 
 /// What TLS is made with; `secured`: some server is behind TLS.
-fn files(around: &Spanned<RawUpstreamTls>, secured: bool, given: &Given, report: &mut Report<'_>) -> Files {
+pub(super) fn files(around: &Spanned<RawUpstreamTls>, secured: bool, given: &Given, report: &mut Report<'_>) -> Files {
     let raw = around.get_ref();
     if !secured {
         report.tell(

@@ -153,7 +153,8 @@ impl RawSecret<'_> {
     pub(super) fn remedy(&self) -> String {
         let name = self.name;
         // What somebody else has made is not for us to make.
-        if name.ends_with("url") || name == "password" {
+        let token = name == "token" && self.least.is_none();
+        if name.ends_with("url") || name == "password" || token {
             return format!("write {name} = \"…\" or {name}_file = \"…\"");
         }
         format!(

@@ -63,7 +63,7 @@ pub async fn forward(
     let mut body = Body::client(body, route.max_body, patience)?;
     body.admit_trailers(&live.reserved);
     body.count_into(&exchange.received);
-    let (request, upstream) = request(exchange, &permit, head, body).await?;
+    let (mut request, upstream) = request(exchange, &permit, head, body).await?;
     let upstream = &live.upstreams[upstream];
     let mut overrides = route.overrides;
     if exchange.grpc
@@ -73,6 +73,7 @@ pub async fn forward(
         let own = overrides.whole.or(upstream.settings.timeout);
         overrides.whole = Some(own.map_or(deadline, |own| own.min(deadline)));
     }
+    trace::ask(exchange, &mut request);
     let in_flight = upstream.metrics.started();
     let answered = exchange.gateway.pools.send(&upstream.settings, request, Some(&overrides)).await;
     drop(in_flight);
@@ -81,6 +82,7 @@ pub async fn forward(
         Err(error) => outcome(error),
     };
     upstream.metrics.finished(outcome, exchange.took());
+    trace::answered(exchange, outcome, answered.as_ref().ok().map(Response::status));
     let mut answer = answered?;
     route.response_headers.apply(answer.headers_mut());
     Ok(answer)
@@ -108,19 +110,21 @@ fn chosen(exchange: &Exchange, route: &Route, permit: &ForwardPermit) -> usize {
 pub async fn open(exchange: &mut Exchange, permit: &ForwardPermit, head: Parts) -> Result<(Opened, Duration), Refusal> {
     let live = Arc::clone(exchange.site());
     let route = &live.site.routes[permit.route()];
-    let (request, upstream) = request(exchange, permit, head, Body::Empty).await?;
+    let (mut request, upstream) = request(exchange, permit, head, Body::Empty).await?;
     let upstream = &live.upstreams[upstream];
+    trace::ask(exchange, &mut request);
     let in_flight = upstream.metrics.started();
     let mut opened = exchange.gateway.pools.open_tunnel(&upstream.settings, request, Some(&route.overrides)).await;
     drop(in_flight);
-    let outcome = match &mut opened {
+    let (outcome, status) = match &mut opened {
         Ok(Opened::Answer(answer) | Opened::Tunnel(answer, _)) => {
             route.response_headers.apply(answer.headers_mut());
-            UpstreamOutcome::answered(answer.status().as_u16())
+            (UpstreamOutcome::answered(answer.status().as_u16()), Some(answer.status()))
         }
-        Err(error) => outcome(error),
+        Err(error) => (outcome(error), None),
     };
     upstream.metrics.finished(outcome, exchange.took());
+    trace::answered(exchange, outcome, status);
     Ok((opened?, route.overrides.tunnel_idle.unwrap_or(upstream.settings.tunnel_idle_timeout)))
 }
 

@@ -23,7 +23,7 @@ use crate::upstream::hygiene::{self, OddNames};
 /// Takes the request in.
 pub fn take(exchange: &mut Exchange, head: &mut Parts) -> Result<(), Refusal> {
     come(exchange, &head.headers);
-    trace::begin(exchange, &head.headers);
+    trace::begin(exchange, head);
     framing::check(head)?;
     let site = exchange.live.site(host(head)?).ok_or(Problem::MisdirectedRequest)?;
     exchange.site = Some(Arc::clone(site));

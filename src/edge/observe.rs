@@ -11,7 +11,7 @@ use http_body::{Frame, SizeHint};
 
 use super::exchange::Exchange;
 use super::standing::Standing;
-use super::tunnel;
+use super::{trace, tunnel};
 use crate::model::principal::Method;
 use crate::model::problem::ProblemKind;
 use crate::model::refusal::Fault;
@@ -166,6 +166,7 @@ impl Drop for Record {
         if exchange.gateway.logs.wants_access() {
             log(exchange, status, told, (took, *end, *cut), (received, sent));
         }
+        trace::end(exchange, &trace::Ending { status, told, took, tunnel: *end, cut: *cut });
     }
 }
 
@@ -186,7 +187,7 @@ fn log(
     exchange.gateway.logs.access(&AccessLine {
         time: exchange.now.wall,
         request_id: &exchange.request_id,
-        trace: exchange.trace.map(|trace| trace.context.trace),
+        trace: exchange.trace.as_ref().map(|trace| trace.context.trace),
         site: exchange.site.as_ref().map(|live| live.site.name.as_str()),
         client: exchange.client,
         method: exchange.method.as_str(),

@@ -45,7 +45,7 @@ pub fn spawn(tunnel: Tunnel, mut record: Box<Record>) {
                 // Apart from the task: it is the larger part of it, and lasts.
                 record.ended(Box::pin(tunnel::run(client, backend, idle, stopped(&gateway, standing))).await);
             }
-            Tunnel::Agent(agent) => agent.serve(&mut record).await,
+            Tunnel::Agent(agent) => Box::pin(agent.serve(&mut record)).await,
         }
     });
 }

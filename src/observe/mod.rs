@@ -8,7 +8,9 @@ pub mod audit;
 pub mod log;
 mod mask;
 pub mod metrics;
+pub mod otlp;
 mod sink;
+pub mod spans;
 #[cfg(test)]
 mod tests;
 pub mod trace;

@@ -41,6 +41,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 pub mod tls;
+pub mod trail;
 pub mod tunnel;
 mod watch;
 
@@ -59,6 +60,7 @@ use endpoint::{Endpoint, Limits, Turn, Want};
 use exchange::{Lost, exchange, is_repeatable, lifetime, spare};
 use lease::{Lease, Link, Load};
 use progress::{Patience, Upload};
+use trail::Trail;
 use watch::Watches;
 
 use crate::observe::metrics::Metrics;
@@ -156,6 +158,7 @@ impl Pools {
         alone: bool,
     ) -> Result<Answered, SendError> {
         let upload = request.body_mut().watch();
+        let trail = request.extensions_mut().remove::<Trail>();
         let idle = own.idle.unwrap_or(to.idle_timeout);
         let patience = Patience { response: own.response.unwrap_or(to.response_timeout), idle };
         let steps = Steps { tcp: own.connect.unwrap_or(to.connect_timeout), tls: own.tls.unwrap_or(to.tls_timeout) };
@@ -171,6 +174,9 @@ impl Pools {
                 Err(none) => return Err(failed.unwrap_or(none)),
             };
             let load = Load::new(endpoint);
+            if let Some(trail) = &trail {
+                trail.tries(&load.0.origin.address);
+            }
             let (mut link, reused) = match self.link(&load.0, limits, want, steps, &to.ejection).await {
                 Ok(linked) => linked,
                 Err(error) => {

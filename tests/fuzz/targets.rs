@@ -22,7 +22,8 @@ use tollgate::edge::first_frame::{self, First};
 use tollgate::edge::proxied::{self, Look};
 use tollgate::model::entropy::TestEntropy;
 use tollgate::model::time::Timestamp;
-use tollgate::rules::{forwarded, network, path};
+use tollgate::rules::trace::Context;
+use tollgate::rules::{forwarded, network, path, trace};
 use tollgate::upstream::frames::Frames;
 use tollgate::upstream::framing;
 use tollgate::upstream::hygiene::{self, Came, Reserved};
@@ -38,6 +39,7 @@ pub const ALL: &[(&str, Target)] = &[
     ("forwarded_elements", forwarded_elements),
     ("proxy_header", proxy_header),
     ("head", head),
+    ("trace", trace),
     ("credential", credential),
     ("body", body),
     ("first_message", first_message),
@@ -187,6 +189,28 @@ fn taken(bytes: &[u8], piece: usize) -> Option<(&[u8], Option<SocketAddr>)> {
             }
         };
         assert!(header <= 16 + 4096, "it is bounded");
+    }
+}
+
+/// What is read of a `traceparent` means the same to everybody who reads what we write; a `tracestate` goes on within its
+/// bounds, and whoever gets it lets it pass unchanged.
+pub fn trace(bytes: &[u8]) {
+    let (parent, states) = bytes.split_at(bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len()));
+    if let Some(context) = Context::parse(parent) {
+        let header = context.header();
+        assert_eq!(Context::parse(&header), Some(context));
+        let ids = &header[3..52];
+        assert!(parent.windows(ids.len()).any(|window| window == ids), "no id is made up");
+        assert!(header.starts_with(b"00-") && header.iter().all(|byte| b"0123456789abcdef-".contains(byte)));
+    }
+    let lines = states.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let Some(state) = trace::state(lines.clone()) else { return };
+    assert!(state.len() <= 512 && state.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t')));
+    assert!(HeaderValue::from_bytes(&state).is_ok());
+    assert_eq!(trace::state(std::iter::once(&*state)).as_deref(), Some(&*state), "nobody changes it again");
+    for member in state.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+        let said = |line: &[u8]| line.split(|byte| *byte == b',').any(|own| own.trim_ascii() == member);
+        assert!(lines.clone().any(said), "no member is made up");
     }
 }
 

@@ -12,6 +12,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tollgate::observe::log::LogWriter;
 
 use super::client::Client;
+use super::collector::{Collector, hex, of_kind};
 use super::harness::{ADMIN_TOKEN, Gate, Setup, trusting};
 use super::process::{Process, tollgate};
 use super::sockets::{Memory, Socket, Sockets, closed, frames, open, raw, speak, text, within};
@@ -568,4 +569,25 @@ async fn agents_are_told_when_the_gateway_stops() {
     let (told, refused, ()) = tokio::join!(closed(&mut known), refused(&mut unknown), world.gate.drain());
     assert_eq!((told, world.backend.ended().await), (1001, Some(1001)));
     assert_eq!(refused, ("Service temporarily unavailable".to_owned(), 1013));
+}
+
+#[tokio::test]
+async fn an_agent_is_recorded_and_its_backend_is_asked_when_its_first_message_has_come() {
+    let collector = Collector::start().await;
+    let world = World::with(Sockets::start(&[]).await, &collector.tracing(""), "").await;
+    let mut agent = world.agent().await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    agent.send(world.auth()).await.expect("sent");
+    assert_eq!(text(&mut agent).await, WELCOME);
+    let told = world.backend.opened().await.one("traceparent").expect("exactly one").to_owned();
+    agent.close(None).await.expect("a close");
+    // Registering and making the key are one each.
+    let spans = collector.spans(4).await;
+    let asked = of_kind(&spans, 3);
+    let own = spans.iter().find(|span| span.span_id == asked.parent_span_id).expect("the agent's own");
+    assert_eq!(told, format!("00-{}-{}-03", hex(&own.trace_id), hex(&asked.span_id)));
+    assert!(asked.start_time_unix_nano - own.start_time_unix_nano >= 290_000_000, "{spans:?}");
+    assert!(asked.end_time_unix_nano <= own.end_time_unix_nano, "{spans:?}");
+    let raw: Vec<u8> = collector.posts().iter().flat_map(|post| post.raw.to_vec()).collect();
+    assert!(!String::from_utf8_lossy(&raw).contains(&world.key), "the key was exported");
 }

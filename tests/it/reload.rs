@@ -29,7 +29,7 @@ fn home(backend: &Backend, top: &str, site: &str) -> Home {
 }
 
 /// Replaces `before` in a file, as an editor does: whole, under the same name.
-fn edit(home: &Home, file: &str, before: &str, after: &str) {
+pub fn edit(home: &Home, file: &str, before: &str, after: &str) {
     let path = home.folder.path().join(file);
     let text = std::fs::read_to_string(&path).expect("the file");
     assert!(text.contains(before), "no {before} in {text}");

@@ -314,6 +314,7 @@ const ROWS: &[Row] = &[
         "credentials in logs and answers",
         By(&[
             "tests/it/threats.rs::no_line_of_the_log_and_no_refusal_holds_a_credential",
+            "tests/it/otlp.rs::no_span_holds_a_credential_a_cookie_a_query_or_an_address_of_a_person",
             "src/observe/mask.rs::what_looks_like_a_credential_is_starred_out",
             "src/observe/tests.rs::what_a_client_sends_makes_one_line_and_no_terminal_move",
             "src/credential/presented.rs::a_credential_is_never_shown",

@@ -184,7 +184,6 @@ async fn it_is_the_same_over_http2_in_grpc_and_in_websockets() {
     let gate = Setup::default().routes(&routes).top("[tracing]\ntrust = \"always\"").start().await.expect("SQLite");
     let answer = gate.client.get("/open/x").header("traceparent", parent("01")).send_http2().await;
     assert_eq!((answer.status.as_u16(), &told(&gate.backend)[1][..]), (200, TRACE));
-    // HTTP/2 has no blanks to take off; they are blanks all the same.
     gate.client
         .get("/open/x")
         .header("traceparent", parent("01"))

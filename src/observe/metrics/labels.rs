@@ -315,6 +315,16 @@ labels! {
         RequestBody = "request_body",
     }
 
+    /// Why a span never reached the collector.
+    SpanLoss {
+        /// Too many waited already.
+        QueueFull = "queue_full",
+        /// The collector did not take it, however often it was asked.
+        GivenUp = "given_up",
+        /// The collector has refused it for good.
+        Refused = "refused",
+    }
+
     /// A TLS version.
     TlsVersion {
         /// TLS 1.2

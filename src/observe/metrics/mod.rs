@@ -10,6 +10,7 @@
 mod areas;
 pub mod labels;
 mod site;
+mod traces;
 mod upstream;
 
 use prometheus::{
@@ -25,6 +26,7 @@ pub use areas::{
     StoreMetrics, TlsMetrics,
 };
 pub use site::{Decision, Finished, SiteMetrics};
+pub use traces::TraceMetrics;
 pub use upstream::{CheckMetrics, EndpointState, RetryMetrics, UpstreamMetrics};
 
 /// Everything that is counted.
@@ -51,6 +53,8 @@ pub struct Metrics {
     pub revocations: RevocationMetrics,
     /// The configuration.
     pub config: ConfigMetrics,
+    /// Spans on their way to the collector.
+    pub traces: TraceMetrics,
     log_lines_dropped: IntCounterVec,
 }
 
@@ -79,6 +83,7 @@ impl Metrics {
             agents: AgentMetrics::new(&make),
             revocations: RevocationMetrics::new(&make),
             config: ConfigMetrics::new(&make),
+            traces: TraceMetrics::new(&make),
             log_lines_dropped: make.counters(
                 "log_lines_dropped_total",
                 "Log lines lost because the log could not be written fast enough, or at all.",
