@@ -22,6 +22,8 @@ use crate::config::{Boot, Loaded, Read};
 use crate::contract::source::Located;
 use crate::edge::accept::{self, Door};
 use crate::edge::admin;
+use crate::edge::connection::Drain;
+use crate::edge::workers::Workers;
 use crate::gateway::{Gateway, Live, Machines};
 use crate::limit::addresses::Addresses;
 use crate::model::entropy::Entropy;
@@ -80,8 +82,10 @@ pub struct Running {
     reloader: Arc<Reloader>,
     /// The listening sockets once more, to be handed over.
     sockets: Vec<Listening>,
-    drain: CancellationToken,
+    drain: Drain,
     stop: CancellationToken,
+    /// Serve the connections; with this they end.
+    workers: Workers,
     /// Ends the operator's listener: with the rest, or once another process serves there.
     stop_admin: CancellationToken,
     connections: TaskTracker,
@@ -97,7 +101,7 @@ pub enum Ended {
     CutOff,
 }
 
-/// The runtime that everything runs on.
+/// The runtime of everything but clients' connections, which have [`Workers`].
 pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
@@ -136,6 +140,8 @@ pub async fn start_on(inherited: Inherited, loaded: Loaded, parts: Parts) -> any
     let gateway = Arc::new(Gateway::new(&boot, live, machines)?);
     metrics.config.loaded(generation, now.wall);
 
+    let workers =
+        Workers::start(gateway.bounds.workers).context("the workers could not be started ([connections] workers)")?;
     let head = gateway.store.change_head().await.context("the change feed could not be read")?;
     let stop = CancellationToken::new();
     let running = Running {
@@ -149,9 +155,10 @@ pub async fn start_on(inherited: Inherited, loaded: Loaded, parts: Parts) -> any
         }),
         gateway,
         sockets: Vec::new(),
-        drain: CancellationToken::new(),
+        drain: Drain::default(),
         stop_admin: stop.child_token(),
         stop,
+        workers,
         connections: TaskTracker::new(),
         tenders: TaskTracker::new(),
     };
@@ -177,11 +184,11 @@ fn listen(
     for Listening { scheme, fixed, socket } in inherited.listen(wanted)? {
         let bound = socket.local_addr()?;
         running.sockets.push(Listening { scheme, fixed, socket: socket.try_clone()? });
-        let listener = TcpListener::from_std(socket)?;
         tracing::info!(address = %bound, scheme = scheme.name(), "listening");
         let gateway = Arc::clone(&gateway);
         if scheme == Listener::Admin {
             running.admin.get_or_insert(bound);
+            let listener = TcpListener::from_std(socket)?;
             running.tenders.spawn(admin::serve(gateway, listener, running.stop_admin.clone()));
             continue;
         }
@@ -195,7 +202,12 @@ fn listen(
             connections: running.connections.clone(),
         };
         anyhow::ensure!(!tls || door.tls.is_some(), "[listen] https needs certificates under [tls]");
-        running.connections.spawn(accept::accept(gateway, listener, door));
+        for (here, runtime) in running.workers.each() {
+            let (gateway, door) = (Arc::clone(&gateway), door.clone());
+            let _entered = runtime.enter();
+            let listener = TcpListener::from_std(socket.try_clone()?)?;
+            running.connections.spawn(accept::accept(gateway, listener, door, here));
+        }
         let first = if tls { &mut running.https } else { &mut running.http };
         first.get_or_insert(bound);
     }
@@ -440,7 +452,7 @@ impl Running {
         tokio::time::sleep(delay).await;
         // Before accepting ends: a socket that is open somewhere goes on taking connections in, for nobody.
         self.sockets.clear();
-        self.drain.cancel();
+        self.drain.begin();
         self.connections.close();
         self.gateway.tunnels.close();
         let finished = async {

@@ -23,6 +23,7 @@
 //!
 //! # A request's life
 //!
+//! Each of the [`edge::workers`] accepts on its own thread and runtime, and keeps its connections to their end.
 //! [`edge::accept`] takes a socket, [`edge::handshake`] terminates TLS, [`edge::connection`] speaks HTTP/1.1 or HTTP/2,
 //! and [`edge::exchange::handle`] is the story: [`edge::intake`] finds the site and the one path that everything decides
 //! on, asks [`edge::certificate`] whether the connection suits that site, and [`edge::trace`] for the request's place in a

@@ -96,8 +96,9 @@ impl World {
             permit: Some(permit),
             address: AddressPlace::default(),
             gauge: gateway.metrics.connections.opened(Listener::Http),
+            seat: None,
         };
-        let connection = Arc::new(Connection { peer, tls: None, vouched: None, held: place });
+        let connection = Arc::new(Connection::new(peer, None, None, place));
         let world = Self { gateway, token, key, connection, runtime, _folder: folder };
         for credential in [&world.token, &world.key] {
             let mut head = head(credential);

@@ -2,6 +2,7 @@
 //! [`Boot::differences`] leaves out: certificates, the operator's token, the log's level and access lines.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -75,6 +76,8 @@ pub struct AdminSettings {
 /// Bounds of what clients may hold open and send ahead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connections {
+    /// Threads that serve them.
+    pub workers: NonZeroUsize,
     /// Open connections at most, of all listeners.
     pub max: usize,
     /// Open connections at most from one address (IPv6: from one /64), trusted proxies aside; 0: as many as there are.
@@ -354,15 +357,20 @@ pub(super) fn reload(raw: &RawReload, report: &mut Report<'_>) -> Option<Duratio
     raw.watch.unwrap_or(true).then_some(every)
 }
 
+/// Threads for connections at most.
+const MOST_WORKERS: u64 = 256;
+
 /// Bounds of connections, and how long they may finish.
-pub(super) fn connections(raw: &RawConnections, report: &mut Report<'_>) -> (Connections, Drain) {
+pub(super) fn connections(raw: &RawConnections, given: &Given, report: &mut Report<'_>) -> (Connections, Drain) {
     let short = Duration::from_millis(100)..=secs(300);
     let header_size = size(&raw.max_header_size, 64 << 10, report);
     let max_header_size = usize::try_from(header_size).ok().filter(|size| (8 << 10..=1 << 20).contains(size));
     if let (None, Some(text)) = (max_header_size, &raw.max_header_size) {
         report.tell(&text.span(), format!("`{}` is out of range", text.get_ref()), "choose from `8KiB` to `1MiB`");
     }
+    let workers = count(&raw.workers, given.cores.clamp(1, 256), 1..=MOST_WORKERS, report);
     let connections = Connections {
+        workers: NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN),
         max: count(&raw.max, 20_000, 1..=10_000_000, report),
         max_per_address: count(&raw.max_per_address, 2000, 0..=10_000_000, report),
         handshake_timeout: duration(&raw.handshake_timeout, secs(10), short.clone(), report),

@@ -201,7 +201,7 @@ fn process(pages: &[Page], hosts: &[String], given: &Given, mail: Settings, repo
     let log = boot::log(raw.map_or(&RawLog::default(), Spanned::get_ref), &mut reports[at]);
     let (at, raw) = section(pages, "connections", |raw| raw.connections.as_ref(), reports);
     let (connections, drain) =
-        boot::connections(raw.map_or(&RawConnections::default(), Spanned::get_ref), &mut reports[at]);
+        boot::connections(raw.map_or(&RawConnections::default(), Spanned::get_ref), given, &mut reports[at]);
     let (at, raw) = section(pages, "reload", |raw| raw.reload.as_ref(), reports);
     let watch_every = boot::reload(raw.map_or(&RawReload::default(), Spanned::get_ref), &mut reports[at]);
     let (at, raw) = section(pages, "tracing", |raw| raw.tracing.as_ref(), reports);

@@ -119,6 +119,7 @@ pub(super) struct RawPasswords {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawConnections {
+    pub workers: Number,
     pub max: Number,
     pub max_per_address: Number,
     pub handshake_timeout: Text,

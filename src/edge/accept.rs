@@ -7,13 +7,13 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::{self, Connection, Handshake, Place};
+use super::connection::{self, Connection, Drain, Handshake, Place};
 use super::handshake::{self, Ends};
 use super::pace::Taken;
 use super::proxied;
+use super::workers::Here;
 use crate::gateway::Gateway;
 use crate::limit::addresses::{AddressPlace, Addresses};
 use crate::observe::metrics::labels::{self, Listener, TlsVersion, TurnedAway};
@@ -30,8 +30,8 @@ pub struct Door {
     pub places: Arc<Semaphore>,
     /// Connections at once from each address, over all listeners.
     pub addresses: Arc<Addresses>,
-    /// Cancelled when the gateway drains.
-    pub drain: CancellationToken,
+    /// Begins when the gateway drains.
+    pub drain: Drain,
     /// Owns every connection's task until it ends.
     pub connections: TaskTracker,
 }
@@ -41,22 +41,22 @@ const EXHAUSTED: Duration = Duration::from_millis(50);
 
 /// Accepts until the gateway drains, and then those who wait in the kernel's queue: their handshake is done, and
 /// closing the listener would reset them.
-pub async fn accept(gateway: Arc<Gateway>, listener: TcpListener, door: Door) {
+///
+/// Runs on each worker, of the same socket: at a handover it is one queue that stays.
+pub async fn accept(gateway: Arc<Gateway>, listener: TcpListener, door: Door, here: Here) {
     loop {
         // The place is taken before the socket: at the bound, new clients wait in the kernel's queue.
         let place = tokio::select! {
-            () = door.drain.cancelled() => break,
+            () = door.drain.begun() => break,
             place = Arc::clone(&door.places).acquire_owned() => place,
         };
         let Ok(place) = place else { break };
         let accepted = tokio::select! {
-            () = door.drain.cancelled() => break,
+            () = door.drain.begun() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((socket, peer)) => {
-                enter(&gateway, &door, socket, peer, place);
-            }
+            Ok((socket, peer)) => enter(&gateway, &door, &here, socket, peer, place),
             Err(error) => {
                 tracing::warn!(%error, "accept failed");
                 tokio::time::sleep(EXHAUSTED).await;
@@ -66,7 +66,7 @@ pub async fn accept(gateway: Arc<Gateway>, listener: TcpListener, door: Door) {
     while let Ok(place) = Arc::clone(&door.places).try_acquire_owned()
         && let Some(Ok((socket, peer))) = listener.accept().now_or_never()
     {
-        enter(&gateway, &door, socket, peer, place);
+        enter(&gateway, &door, &here, socket, peer, place);
     }
 }
 
@@ -78,14 +78,37 @@ impl Door {
 
 /// Serves a client, or closes at once on one that has all the connections that it may have: whatever it would be
 /// told costs more than it does.
-fn enter(gateway: &Arc<Gateway>, door: &Door, socket: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+fn enter(
+    gateway: &Arc<Gateway>,
+    door: &Door,
+    here: &Here,
+    socket: TcpStream,
+    peer: SocketAddr,
+    permit: OwnedSemaphorePermit,
+) {
     let turn_away = |reason| gateway.metrics.connections.turned_away(door.listener(), reason);
     if door.proxied && !gateway.live().is_trusted(peer.ip()) {
         return turn_away(TurnedAway::NoProxy);
     }
     let Some(address) = address_place(gateway, door, peer) else { return turn_away(TurnedAway::PerAddress) };
-    let held = Place { permit: Some(permit), address, gauge: gateway.metrics.connections.opened(door.listener()) };
-    door.connections.spawn(serve(Arc::clone(gateway), socket, peer, door.clone(), held));
+    let gauge = gateway.metrics.connections.opened(door.listener());
+    let (seat, other) = here.seat();
+    let held = Place { permit: Some(permit), address, gauge, seat: Some(seat) };
+    let (gateway, door) = (Arc::clone(gateway), door.clone());
+    let connections = door.connections.clone();
+    let Some(other) = other else {
+        connections.spawn(serve(gateway, socket, peer, door, held));
+        return;
+    };
+    // It leaves this runtime for the other's.
+    let moved = socket.into_std();
+    let moving = async move {
+        match moved.and_then(TcpStream::from_std) {
+            Ok(socket) => serve(gateway, socket, peer, door, held).await,
+            Err(error) => tracing::warn!(%error, "a connection could not be handed to another worker"),
+        }
+    };
+    connections.spawn_on(moving, other);
 }
 
 /// One of the places that a client's address may have; a trusted proxy brings many clients, and has what it needs.
@@ -128,7 +151,7 @@ async fn serve(gateway: Arc<Gateway>, mut socket: TcpStream, mut peer: SocketAdd
     let socket = Taken::new(socket, gateway.bounds.send_timeout);
     match door.tls {
         None => {
-            let connection = Arc::new(Connection { peer, tls: None, vouched: None, held });
+            let connection = Arc::new(Connection::new(peer, None, None, held));
             connection::serve(gateway, socket, connection, door.drain).await;
         }
         Some(server) => {
@@ -152,7 +175,7 @@ async fn serve(gateway: Arc<Gateway>, mut socket: TcpStream, mut peer: SocketAdd
             let outcome = if resumed { labels::Handshake::Resumed } else { labels::Handshake::Full };
             gateway.metrics.tls.handshake(version, outcome);
             let leave = vouched.as_ref().map_or(door.drain, |vouched| vouched.leave.clone());
-            let connection = Arc::new(Connection { peer, tls: Some(Handshake { version, http2 }), vouched, held });
+            let connection = Arc::new(Connection::new(peer, Some(Handshake { version, http2 }), vouched, held));
             connection::serve(gateway, stream, connection, leave).await;
         }
     }

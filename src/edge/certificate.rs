@@ -9,9 +9,8 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue};
-use tokio_util::sync::CancellationToken;
 
-use super::connection::Connection;
+use super::connection::{Connection, Drain};
 use crate::config::snapshot::IdentityNames;
 use crate::gateway::{Live, LiveSite};
 use crate::model::problem::Problem;
@@ -28,14 +27,14 @@ pub struct Vouched {
     /// What was shown, and verified; `None`: nothing, and nothing had to be.
     pub shown: Option<Shown>,
     /// Ends the connection, in its protocol's manner, once it is good for nothing any more.
-    pub leave: CancellationToken,
+    pub leave: Drain,
 }
 
 impl Vouched {
     /// Stands for a client that has whatever `policy` requires, where a request is only imagined.
     pub fn imagined(policy: &Arc<Policy>) -> Self {
         let shown = policy.required.then(Shown::imagined);
-        Self { site: String::new(), policy: Arc::clone(policy), shown, leave: CancellationToken::new() }
+        Self { site: String::new(), policy: Arc::clone(policy), shown, leave: Drain::default() }
     }
 
     fn is_over(&self, now: Timestamp) -> bool {
@@ -65,7 +64,7 @@ pub fn let_go(connection: &Connection, live: &Live, now: Timestamp) {
     let site = live.sites.iter().find(|live| live.site.name == vouched.site);
     let asked = site.and_then(|live| live.site.client_certificates.as_ref());
     if vouched.is_over(now) || !asked.is_some_and(|asked| asked.is(&vouched.policy)) {
-        vouched.leave.cancel();
+        vouched.leave.begin();
     }
 }
 

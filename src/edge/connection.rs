@@ -1,8 +1,11 @@
 //! One client connection: HTTP/1.1 or HTTP/2 over whatever `accept` hands over.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use http::header::CONNECTION;
@@ -16,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::certificate::Vouched;
 use super::exchange;
 use super::pace::{Answering, Pace, Streams, Tended};
+use super::workers::Seat;
 use crate::gateway::Gateway;
 use crate::limit::addresses::AddressPlace;
 use crate::observe::metrics::Held;
@@ -33,6 +37,29 @@ pub struct Connection {
     pub vouched: Option<Box<Vouched>>,
     /// Its place among all connections, and the gauge that counts it; a tunnel keeps both until it ends.
     pub held: Place,
+    /// The other end's address alone, which is the client's where no proxy stands between.
+    client: IpAddr,
+    /// The same as text, written once for all requests.
+    client_text: HeaderValue,
+}
+
+impl Connection {
+    /// From `peer`, with what its handshake settled.
+    pub fn new(peer: SocketAddr, tls: Option<Handshake>, vouched: Option<Box<Vouched>>, held: Place) -> Self {
+        let client = peer.ip().to_canonical();
+        let text = HeaderValue::from_str(&client.to_string()).expect("an address is digits, points and colons");
+        Self { peer, tls, vouched, held, client, client_text: text }
+    }
+
+    /// The other end's address.
+    pub const fn client(&self) -> IpAddr {
+        self.client
+    }
+
+    /// The same as text.
+    pub fn client_text(&self) -> HeaderValue {
+        self.client_text.clone()
+    }
 }
 
 /// A connection's place, given back when the last that depends on it is gone.
@@ -44,6 +71,8 @@ pub struct Place {
     pub address: AddressPlace,
     /// Counts it as open.
     pub gauge: Held,
+    /// Counts it at its worker.
+    pub seat: Option<Seat>,
 }
 
 /// What a TLS handshake settled.
@@ -73,8 +102,50 @@ const PROVOKED_RESETS: usize = 256;
 /// HTTP/2: bytes of an answer that are taken from the backend before the client has room for them, a stream.
 const SEND_BUFFER: usize = 64 * 1024;
 
+/// Tells connections to finish what they have begun: all of them when the gateway drains, or one.
+#[derive(Clone, Debug, Default)]
+pub struct Drain {
+    token: CancellationToken,
+    /// Said just before: what each request and each wake of a connection looks at, in place of a lock that all share.
+    said: Arc<AtomicBool>,
+    /// The same of all connections, where this is one's own.
+    all: Option<Arc<AtomicBool>>,
+}
+
+impl Drain {
+    /// One connection's own, which begins with the others' too.
+    pub fn own(&self) -> Self {
+        Self { token: self.token.child_token(), said: Arc::default(), all: Some(Arc::clone(&self.said)) }
+    }
+
+    /// Tells them, once for all.
+    pub fn begin(&self) {
+        self.said.store(true, Ordering::Release);
+        self.token.cancel();
+    }
+
+    /// Whether it has begun.
+    pub fn has_begun(&self) -> bool {
+        self.said.load(Ordering::Acquire) || self.all.as_ref().is_some_and(|all| all.load(Ordering::Acquire))
+    }
+
+    /// Resolves when it begins. To be awaited by one task: it wakes whoever polled it first.
+    pub async fn begun(&self) {
+        let mut told = std::pin::pin!(self.token.cancelled());
+        let mut registered = false;
+        poll_fn(|cx| {
+            if registered && !self.has_begun() {
+                return Poll::Pending;
+            }
+            registered = true;
+            told.as_mut().poll(cx)
+        })
+        .await;
+    }
+}
+
 /// Serves a connection until it ends, or until `drain` asks it to finish what it has begun.
-pub async fn serve<S>(gateway: Arc<Gateway>, stream: S, connection: Arc<Connection>, drain: CancellationToken)
+pub async fn serve<S>(gateway: Arc<Gateway>, stream: S, connection: Arc<Connection>, drain: Drain)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -84,7 +155,7 @@ where
     let stream = Tended::new(stream, Arc::clone(&pace), bounds.header_timeout, bounds.idle_timeout);
     let asked = Arc::clone(&pace);
     let leaving = drain.clone();
-    let service = service_fn(move |request| {
+    let answer = move |request| {
         let (gateway, connection) = (Arc::clone(&gateway), Arc::clone(&connection));
         let (request, leftover) = Arriving::of(request, asked.lingering());
         let (asked, leaving) = (asked.ask(leftover), leaving.clone());
@@ -92,13 +163,13 @@ where
             let mut answer = exchange::handle(&gateway, &connection, request).await;
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                 asked.becomes_tunnel();
-            } else if !http2 && leaving.is_cancelled() {
+            } else if !http2 && leaving.has_begun() {
                 // RFC 9112 section 9.6; HTTP/2 has GOAWAY for it.
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(answer.map(|body| Answering::new(body, asked)))
         }
-    });
+    };
     // The error of a connection is the client's doing (a reset, a bad preface, a timeout) and hyper has
     // already answered what could be answered; what it cost is in the metrics.
     if http2 {
@@ -112,7 +183,7 @@ where
             .max_send_buf_size(SEND_BUFFER)
             .keep_alive_interval(Some(bounds.idle_timeout))
             .keep_alive_timeout(bounds.header_timeout);
-        let serving = builder.serve_connection(TokioIo::new(stream), service);
+        let serving = builder.serve_connection(TokioIo::new(stream), service_fn(answer));
         tokio::pin!(serving);
         tokio::select! {
             _ = serving.as_mut() => {}
@@ -125,7 +196,7 @@ where
                     () = pace.unused(bounds.header_timeout) => {}
                 }
             }
-            () = drain.cancelled() => {
+            () = drain.begun() => {
                 let begun = || pace.read() >= PREFACE;
                 if !begun() {
                     tokio::select! {
@@ -144,15 +215,20 @@ where
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder
             .timer(TokioTimer::new())
+            // `Tended` bounds heads and rests, each by its own time.
+            .header_read_timeout(None)
             // One flat write measured cheaper than gathering head and body.
             .writev(false)
             .max_buf_size(bounds.max_header_size.max(8192))
             .max_headers(bounds.max_headers);
+        // Boxed: by value hyper would move each request's whole state into place, and a connection that rests would
+        // hold the room for one.
+        let service = service_fn(move |request| Box::pin(answer(request)));
         let serving = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
         tokio::pin!(serving);
         tokio::select! {
             _ = serving.as_mut() => {}
-            () = drain.cancelled() => {
+            () = drain.begun() => {
                 // hyper closes a connection that rests at once, and whoever is just about to ask would be reset.
                 tokio::select! {
                     _ = serving.as_mut() => return,
@@ -171,8 +247,8 @@ where
 const LAST_CHANCE: Duration = Duration::from_secs(1);
 
 /// Resolves when a client that has asked for nothing has had its time.
-pub async fn last_chance(drain: &CancellationToken) {
-    drain.cancelled().await;
+pub async fn last_chance(drain: &Drain) {
+    drain.begun().await;
     tokio::time::sleep(LAST_CHANCE).await;
 }
 

@@ -115,7 +115,7 @@ async fn story(gateway: &Arc<Gateway>, head: Parts, imagined: &Imagined) -> Stor
     let live = gateway.live();
     let policy = intake::host(&head).ok().and_then(|host| live.site(host)?.site.client_certificates.as_ref());
     let vouched = policy.filter(|_| imagined.tls).map(Vouched::imagined).map(Box::new);
-    let connection = Arc::new(Connection { peer, tls, vouched, held: Place::default() });
+    let connection = Arc::new(Connection::new(peer, tls, vouched, Place::default()));
     let mut exchange = Exchange::begin(gateway, &connection, head.method.clone());
     exchange.imagined = true;
     exchange.grpc = grpc::is_call(&head.headers);

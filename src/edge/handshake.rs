@@ -15,9 +15,9 @@ use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
-use tokio_util::sync::CancellationToken;
 
 use super::certificate::Vouched;
+use super::connection::Drain;
 use crate::gateway::{Gateway, Live};
 use crate::observe::metrics::labels::Handshake;
 use crate::tls::Server;
@@ -40,13 +40,13 @@ pub struct Ends {
 /// A stream, and what vouches for the client where its site asks for that.
 pub type Made<S> = (TlsStream<S>, Option<Box<Vouched>>);
 
-/// Makes the handshake; `leave`: cancelled when the connection must end, for the drain or for itself.
+/// Makes the handshake; `leave`: begins when every connection must end.
 pub async fn shake<S: AsyncRead + AsyncWrite + Unpin>(
     gateway: &Gateway,
     server: &Server,
     socket: S,
     ends: Ends,
-    leave: &CancellationToken,
+    leave: &Drain,
 ) -> Result<Made<S>, Handshake> {
     let live = gateway.live();
     if !live.asks_clients {
@@ -69,7 +69,7 @@ async fn asking<S: AsyncRead + AsyncWrite + Unpin>(
     server: &Server,
     socket: S,
     ends: Ends,
-    leave: &CancellationToken,
+    leave: &Drain,
 ) -> Result<Made<S>, Handshake> {
     let start = LazyConfigAcceptor::new(Acceptor::default(), socket).await.map_err(|_| Handshake::Failed)?;
     let site = match start.client_hello().server_name() {
@@ -87,7 +87,7 @@ async fn asking<S: AsyncRead + AsyncWrite + Unpin>(
     match start.into_stream(server.under(&policy)).into_fallible().await {
         Ok(stream) => {
             let shown = shown(&stream).map_err(|unreadable| refused(Handshake::CertificateRefused, &unreadable))?;
-            Ok((stream, Some(Box::new(Vouched { site, policy, shown, leave: leave.child_token() }))))
+            Ok((stream, Some(Box::new(Vouched { site, policy, shown, leave: leave.own() }))))
         }
         Err((error, socket)) => {
             let outcome = outcome(&error);

@@ -38,3 +38,4 @@ pub mod standing;
 pub mod throttle;
 pub mod trace;
 pub mod tunnel;
+pub mod workers;

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use hyper::client::conn::http1::SendRequest;
@@ -53,6 +54,17 @@ struct State {
     closed: bool,
 }
 
+impl State {
+    /// The warmest idle connection of this thread; of another's only where there is no room for one of our own.
+    fn take_idle(&mut self, here: ThreadId, others: bool) -> Option<Idle> {
+        match self.idle.iter().rposition(|idle| idle.live.thread == here) {
+            Some(at) => Some(self.idle.remove(at)),
+            None if others => self.idle.pop(),
+            None => None,
+        }
+    }
+}
+
 struct Idle {
     live: Live,
     until: Instant,
@@ -78,11 +90,14 @@ pub(super) struct Live {
     task: Option<AbortHandle>,
     /// Counted until the last of its holders is gone: the task, this, a tunnel.
     pub(super) slot: Arc<Slot>,
+    /// The thread that made it, which is the one that runs it where each has a runtime of its own: from any other, every
+    /// request on it would wake a thread that sleeps.
+    thread: ThreadId,
 }
 
 impl Live {
-    pub(super) const fn new(sender: SendRequest<Body>, task: AbortHandle, slot: Arc<Slot>) -> Self {
-        Self { sender, task: Some(task), slot }
+    pub(super) fn new(sender: SendRequest<Body>, task: AbortHandle, slot: Arc<Slot>) -> Self {
+        Self { sender, task: Some(task), slot, thread: thread::current().id() }
     }
 
     /// Lets an idle connection end by itself, with TLS's goodbye where there is TLS.
@@ -214,7 +229,9 @@ impl Endpoint {
                 return Place::Turn(Turn::Join(stream));
             }
         }
-        while let Some(Idle { live, until }) = state.idle.pop() {
+        let here = thread::current().id();
+        let full = state.open >= limits.max_connections;
+        while let Some(Idle { live, until }) = state.take_idle(here, full || want.fresh) {
             if !want.fresh && live.sender.is_ready() && until > Instant::now() {
                 return Place::Turn(Turn::Reuse(live));
             }

@@ -166,8 +166,9 @@ async fn endure(flood: &'static Flood, client: &Client) {
             // What is not cut may be left unread; what is cut is cut however busy the machine is.
             let patience = if flood.is_cut { Duration::from_secs(8) } else { Duration::from_millis(300) };
             let (_, closed) = raw.pour(flood.bytes, 300, patience).await;
-            let why = if closed { raw.told(u32::MAX).await } else { Told::Silence };
-            (closed, why)
+            // All of it may fit on the way before the first of it is looked at.
+            let why = if closed || flood.is_cut { raw.told(u32::MAX).await } else { Told::Silence };
+            (closed || matches!(why, Told::Gone(_) | Told::Closed), why)
         });
     }
     let mut cut = Vec::new();
