@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
+use http::HeaderValue;
 use tokio::sync::{MutexGuard, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,6 +35,7 @@ use crate::observe::spans::Spans;
 use crate::observe::trace::Ids;
 use crate::revocation::Epochs;
 use crate::store::Store;
+use crate::upstream::faces::Faces;
 use crate::upstream::hygiene::Reserved;
 use crate::upstream::{self, Pools};
 
@@ -126,6 +128,8 @@ pub struct LiveSite {
     pub key_set: Bytes,
     /// What its queued mails are sealed under.
     pub seal: SealKey,
+    /// What backends are told of its callers, as rendered before.
+    pub faces: Faces,
     /// The names that only the gateway may set, in every spelling.
     pub reserved: Arc<Reserved>,
 }
@@ -221,6 +225,7 @@ impl LiveSite {
             credentials,
             metrics: SiteMetrics::new(metrics, &site.name),
             upstreams: upstreams.collect::<Result<_, _>>()?,
+            faces: Faces::default(),
             reserved: Arc::new(Reserved::new(site.identity.all().map(|(_, name)| name))),
             site: Arc::clone(site),
         })
@@ -301,9 +306,12 @@ impl Gateway {
     }
 
     /// An id for a request: unique to it, the same in log, backend and answer.
-    pub fn request_id(&self) -> String {
+    pub fn request_id(&self) -> HeaderValue {
         let count = self.requests.fetch_add(1, Ordering::Relaxed);
-        format!("{:016x}{count:016x}", self.run)
+        let digit = |number: u64, at: usize| b"0123456789abcdef"[(number >> (60 - 4 * at)) as usize & 15];
+        let digits: [u8; 32] =
+            std::array::from_fn(|at| if at < 16 { digit(self.run, at) } else { digit(count, at - 16) });
+        HeaderValue::from_bytes(&digits).expect("hexadecimal digits may stand in a header")
     }
 
     /// Notes an act of the gateway itself.

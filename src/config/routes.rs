@@ -176,7 +176,7 @@ fn route(raw: &Spanned<RawRoute>, around: &Around<'_>, report: &mut Report<'_>) 
     not_native(it.on.as_ref()?, &pattern, around, report);
     let rewrite = reshape::rewrite(it, &pattern, report);
     let route = Route {
-        name: it.on.as_ref()?.get_ref().clone(),
+        name: it.on.as_ref()?.get_ref().as_str().into(),
         on: pattern.clone(),
         requires,
         shadow,

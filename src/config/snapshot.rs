@@ -107,7 +107,7 @@ pub struct Site {
 #[derive(Debug)]
 pub struct Route {
     /// The pattern as written: its name in metrics and logs.
-    pub name: String,
+    pub name: Arc<str>,
     /// Which requests.
     pub on: Pattern,
     /// What is asked of the caller, beside the guards.

@@ -176,10 +176,14 @@ impl Authenticator {
             return Ok(Some(known));
         }
         self.metrics.caches.miss(Cache::Accounts);
-        match self.accounts.join(realm, user, &self.epochs, now).await {
-            Turn::Known(known) => known,
-            Turn::Lead(lead) => lead.tell(self.load_account(realm, user, org).await),
-        }
+        // Boxed, as every look-up here: they are rare, and each request would carry the room for them.
+        let fetched = async {
+            match self.accounts.join(realm, user, &self.epochs, now).await {
+                Turn::Known(known) => known,
+                Turn::Lead(lead) => lead.tell(self.load_account(realm, user, org).await),
+            }
+        };
+        Box::pin(fetched).await
     }
 
     /// A session, remembered or looked up.
@@ -194,10 +198,13 @@ impl Authenticator {
             return Ok(Some(known));
         }
         self.metrics.caches.miss(Cache::Sessions);
-        match self.sessions.join(realm, id, &self.epochs, now).await {
-            Turn::Known(known) => known,
-            Turn::Lead(lead) => lead.tell(self.load_session(realm, id).await),
-        }
+        let fetched = async {
+            match self.sessions.join(realm, id, &self.epochs, now).await {
+                Turn::Known(known) => known,
+                Turn::Lead(lead) => lead.tell(self.load_session(realm, id).await),
+            }
+        };
+        Box::pin(fetched).await
     }
 
     /// Writes when keys and sessions were last used. To be called every minute, and once more at the end.
@@ -304,10 +311,13 @@ impl Authenticator {
             return Ok(Some(known));
         }
         self.metrics.caches.miss(Cache::Keys);
-        match self.keys.join(realm, hash, &self.epochs, now).await {
-            Turn::Known(known) => known,
-            Turn::Lead(lead) => lead.tell(self.load_key(realm, hash).await),
-        }
+        let fetched = async {
+            match self.keys.join(realm, hash, &self.epochs, now).await {
+                Turn::Known(known) => known,
+                Turn::Lead(lead) => lead.tell(self.load_key(realm, hash).await),
+            }
+        };
+        Box::pin(fetched).await
     }
 
     async fn load_account(

@@ -43,7 +43,7 @@ pub async fn authenticate(exchange: &mut Exchange, headers: &HeaderMap, target: 
         Ok(presented) => presented.ok_or(Problem::NotAuthenticated)?,
         Err(unreadable) => {
             exchange.presented = true;
-            return Err(failed(exchange, unreadable.into()).await);
+            return Err(Box::pin(failed(exchange, unreadable.into())).await);
         }
     };
     verify(exchange, &presented).await?;
@@ -83,7 +83,7 @@ async fn verify(exchange: &mut Exchange, presented: &Presented<'_>) -> Result<()
             exchange.principal = Some(Arc::new(principal));
             Ok(())
         }
-        Err(Refusal { problem, fault: None }) => Err(failed(exchange, problem).await),
+        Err(Refusal { problem, fault: None }) => Err(Box::pin(failed(exchange, problem)).await),
         Err(fault) => Err(fault),
     }
 }

@@ -38,7 +38,7 @@ pub struct Exchange {
     /// When it arrived: the only reading of the clock that decisions use.
     pub now: Now,
     /// Its id, in the log, towards the backend and in the answer.
-    pub request_id: String,
+    pub request_id: HeaderValue,
     /// Its place in a trace; `None`: the gateway takes no part in traces.
     pub trace: Option<Trace>,
     /// Who sent it: the peer, or what trusted proxies say of it.
@@ -103,7 +103,7 @@ pub async fn handle(
     let outcome = run(&mut exchange, request).await;
     let (answer, told) = match outcome {
         Ok(answer) => (answer, None),
-        Err(refusal) => respond::refuse(&mut exchange, refusal).await,
+        Err(refusal) => Box::pin(respond::refuse(&mut exchange, refusal)).await,
     };
     let answer = respond::complete(&exchange, answer);
     observe::observe(exchange, answer, told)
@@ -123,7 +123,8 @@ async fn run(exchange: &mut Exchange, request: Request<Arriving>) -> Result<Resp
     let permit = authorize::authorize(exchange, target)?;
     throttle::admit(exchange, &permit).await?;
     match permit {
-        authorize::Permit::Native(permit) => native::serve(exchange, permit, &head, body).await,
+        // Boxed: no request to a backend should carry the room for a sign-in.
+        authorize::Permit::Native(permit) => Box::pin(native::serve(exchange, permit, &head, body)).await,
         authorize::Permit::Forward(permit) => forward::forward(exchange, permit, head, body).await,
         authorize::Permit::KeySet => Ok(native::key_set(exchange)),
     }
@@ -140,7 +141,7 @@ impl Exchange {
             now,
             request_id: gateway.request_id(),
             trace: None,
-            client: connection.peer.ip().to_canonical(),
+            client: connection.client(),
             way: Way::default(),
             origin: None,
             method,
@@ -163,7 +164,15 @@ impl Exchange {
     /// Asks the limiter, and spends.
     pub async fn charge(&self, charges: &[Charge<'_>]) -> Result<Verdict, LimitError> {
         let limiter = &self.gateway.limiter;
-        if self.imagined { limiter.foresee(charges, self.now).await } else { limiter.admit(charges, self.now).await }
+        if self.imagined {
+            return Box::pin(limiter.foresee(charges, self.now)).await;
+        }
+        limiter.admit(charges, self.now).await
+    }
+
+    /// Its id, as text.
+    pub fn request_id(&self) -> &str {
+        self.request_id.to_str().unwrap_or_default()
     }
 
     /// How long ago it arrived.

@@ -125,7 +125,7 @@ async fn story(gateway: &Arc<Gateway>, head: Parts, imagined: &Imagined) -> Stor
         story.tell(what, Value::Null);
     }
     let outcome = walk(&mut exchange, head, &mut story).await;
-    story.tell("request_id", exchange.request_id.as_str());
+    story.tell("request_id", exchange.request_id());
     story.tell("passes", outcome.is_ok());
     match outcome {
         Ok(decision) => story.tell("decision", decision),
@@ -212,7 +212,11 @@ async fn refused(exchange: &mut Exchange, refusal: Refusal, story: &mut Story) {
     if let Some(told) = told {
         story.tell("problem", told.kind.name());
         if let Some(fault) = told.fault {
-            tracing::warn!(request_id = %exchange.request_id, error = &fault as &dyn std::error::Error, "explaining a request failed on our side");
+            tracing::warn!(
+                request_id = exchange.request_id(),
+                error = &fault as &dyn std::error::Error,
+                "explaining a request failed on our side"
+            );
         }
     }
     let (head, body) = answer.into_parts();

@@ -34,6 +34,9 @@ use crate::upstream::leftover::Arriving;
 use crate::upstream::tunnel::{Opened, wanted};
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Header fields that the gateway adds to a request at most, but for those of the configuration.
+const OWN: usize = 20;
+
 static FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
 /// Sends the permitted request on.
@@ -49,7 +52,7 @@ pub async fn forward(
         && wanted(&head)?
     {
         let standing = Standing::of(exchange);
-        return Ok(match open(exchange, &permit, head).await? {
+        return Ok(match Box::pin(open(exchange, &permit, head)).await? {
             (Opened::Answer(answer), _) => answer,
             (Opened::Tunnel(answer, backend), idle) => {
                 let open = tunnel::Open { client, backend, standing, idle };
@@ -140,8 +143,8 @@ pub async fn request(
     let at = chosen(exchange, route, permit);
     let upstream = &live.upstreams[at];
     exchange.upstream = Some(Arc::clone(&upstream.name));
-    let target = target(&route.rewrite.path(&exchange.path), head.uri.query())?;
-    let headers = request_headers(exchange, &live, (route, upstream), permit, &head).await?;
+    let target = target(&route.rewrite.path(&exchange.path), &head.uri)?;
+    let headers = request_headers(exchange, &live, (route, upstream), permit, (head.headers, &head.uri)).await?;
     let mut request = Request::new(body);
     *request.method_mut() = head.method;
     *request.uri_mut() = target;
@@ -154,17 +157,18 @@ async fn request_headers(
     live: &LiveSite,
     (route, upstream): (&Route, &LiveUpstream),
     permit: &ForwardPermit,
-    head: &Parts,
+    (mut headers, uri): (HeaderMap, &Uri),
 ) -> Result<HeaderMap, Refusal> {
-    let mut headers = head.headers.clone();
-    let host = head.uri.authority().map_or_else(
+    // What is added here, at once.
+    headers.reserve(OWN);
+    let host = uri.authority().map_or_else(
         || headers.get(HOST).cloned().ok_or(Problem::MalformedRequest("no Host")),
         |authority| {
             HeaderValue::from_str(authority.as_str()).map_err(|_| Problem::MalformedRequest("the host is not text"))
         },
     )?;
     let scheme = HeaderValue::from_static(exchange.way.scheme);
-    let came = Came { from: text(&exchange.client.to_string())?, scheme, host, asked: exchange.way.host.clone() };
+    let came = Came { from: client(exchange)?, scheme, host, asked: exchange.way.host.clone() };
     hygiene::forward(&mut headers, &came);
     if !route.forward_credential {
         headers.remove(AUTHORIZATION);
@@ -174,15 +178,16 @@ async fn request_headers(
     if !route.rewrite.strip.is_empty() {
         headers.insert(&FORWARDED_PREFIX, text(&route.rewrite.strip)?);
     }
-    headers.insert(&REQUEST_ID, text(&exchange.request_id)?);
+    headers.insert(&REQUEST_ID, exchange.request_id.clone());
     certificate::tell(&mut headers, &live.site.identity, &exchange.connection);
     if let Some(principal) = permit.caller() {
-        identify(&mut headers, live, principal)?;
+        live.faces.of(principal, || identity(live, principal))?.show(&mut headers);
         if route.assertion {
             let contract = &live.site.contract;
             let audience = &upstream.name;
             let assertions = &exchange.gateway.assertions;
-            let made = assertions.of(&live.credentials, contract, principal, audience, exchange.now.wall).await;
+            let made = assertions.of(&live.credentials, contract, principal, audience, exchange.now.wall);
+            let made = Box::pin(made).await;
             headers.insert(live.site.identity.assertion.clone(), text(&made.map_err(Refusal::internal)?)?);
         }
     }
@@ -207,43 +212,58 @@ fn outcome(error: &SendError) -> UpstreamOutcome {
     }
 }
 
-/// Adds who is asking, under the site's header names.
-fn identify(headers: &mut HeaderMap, live: &LiveSite, principal: &Principal) -> Result<(), Refusal> {
+/// Who is asking, under the site's header names.
+fn identity(live: &LiveSite, principal: &Principal) -> Result<Vec<(HeaderName, HeaderValue)>, Refusal> {
+    let mut fields = Vec::with_capacity(9);
+    let mut say = |name: &HeaderName, value: HeaderValue| fields.push((name.clone(), value));
     let (names, ids) = (&live.site.identity, &live.site.contract.ids);
     let account = &principal.account;
-    headers.insert(names.user_id.clone(), text(&ids.user.render(account.user.id.uuid()))?);
-    headers.insert(names.user_email.clone(), text(&account.user.email)?);
-    headers.insert(names.org_id.clone(), text(&ids.org.render(account.org.id.uuid()))?);
-    headers.insert(names.user_role.clone(), text(&account.user.role)?);
-    headers.insert(names.plan.clone(), text(&account.org.plan)?);
+    say(&names.user_id, text(&ids.user.render(account.user.id.uuid()))?);
+    say(&names.user_email, text(&account.user.email)?);
+    say(&names.org_id, text(&ids.org.render(account.org.id.uuid()))?);
+    say(&names.user_role, text(&account.user.role)?);
+    say(&names.plan, text(&account.org.plan)?);
     let Granted { role, key } = &principal.permissions;
     let own = key.as_ref().unwrap_or(role).iter().map(Permission::as_str);
     let list: Vec<&str> = own.filter(|permission| role.cover(permission)).collect();
-    headers.insert(names.permissions.clone(), text(&list.join(","))?);
+    say(&names.permissions, text(&list.join(","))?);
     if let Some(server) = principal.method.server_id() {
-        headers.insert(names.server_id.clone(), text(server)?);
+        say(&names.server_id, text(server)?);
     }
     match &principal.method {
         Method::Token { session, .. } => {
-            headers.insert(names.auth_method.clone(), HeaderValue::from_static("jwt"));
-            headers.insert(names.session_id.clone(), text(&ids.session.render(session.uuid()))?);
+            say(&names.auth_method, HeaderValue::from_static("jwt"));
+            say(&names.session_id, text(&ids.session.render(session.uuid()))?);
         }
         Method::Key(key) => {
-            headers.insert(names.auth_method.clone(), HeaderValue::from_static("api_key"));
-            headers.insert(names.key_id.clone(), text(&ids.key.render(key.id.uuid()))?);
+            say(&names.auth_method, HeaderValue::from_static("api_key"));
+            say(&names.key_id, text(&ids.key.render(key.id.uuid()))?);
         }
     }
-    Ok(())
+    Ok(fields)
 }
 
 /// The path that was decided on, with the client's query.
-fn target(path: &str, query: Option<&str>) -> Result<Uri, Refusal> {
-    let whole = match query {
+fn target(path: &str, asked: &Uri) -> Result<Uri, Refusal> {
+    if let Some(same) = asked.path_and_query().filter(|asked| asked.path() == path) {
+        return Ok(Uri::from(same.clone()));
+    }
+    let whole = match asked.query() {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     };
     let target = PathAndQuery::try_from(whole).map_err(|_| Problem::AmbiguousPath)?;
     Ok(Uri::from(target))
+}
+
+/// The client's address, as a header says it.
+fn client(exchange: &Exchange) -> Result<HeaderValue, Refusal> {
+    let connection = &exchange.connection;
+    if exchange.client == connection.client() {
+        Ok(connection.client_text())
+    } else {
+        text(&exchange.client.to_string())
+    }
 }
 
 /// A header value; text that cannot be one (an address outside ASCII is sent as UTF-8) is our fault, not a client's.

@@ -43,7 +43,7 @@ pub async fn serve(
         served,
         input: &input,
         caller: permit.caller().map(AsRef::as_ref),
-        origin: Origin { client: exchange.client, request_id: &exchange.request_id },
+        origin: Origin { client: exchange.client, request_id: exchange.request_id() },
         now: exchange.now,
     };
     let values = perform(&call).await?;

@@ -161,7 +161,11 @@ impl Drop for Record {
         }
         let fault = told.and_then(|told| told.fault.as_ref());
         if let Some(fault) = fault {
-            tracing::error!(request_id = %exchange.request_id, error = fault as &dyn std::error::Error, "a request failed on our side");
+            tracing::error!(
+                request_id = exchange.request_id(),
+                error = fault as &dyn std::error::Error,
+                "a request failed on our side"
+            );
         }
         if exchange.gateway.logs.wants_access() {
             log(exchange, status, told, (took, *end, *cut), (received, sent));
@@ -186,7 +190,7 @@ fn log(
     let tls = exchange.connection.tls;
     exchange.gateway.logs.access(&AccessLine {
         time: exchange.now.wall,
-        request_id: &exchange.request_id,
+        request_id: exchange.request_id(),
         trace: exchange.trace.as_ref().map(|trace| trace.context.trace),
         site: exchange.site.as_ref().map(|live| live.site.name.as_str()),
         client: exchange.client,

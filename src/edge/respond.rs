@@ -96,8 +96,7 @@ pub fn complete(exchange: &Exchange, mut answer: Response<Body>) -> Response<Bod
     if let Some(rates) = exchange.rates {
         rates.write(exchange.now, answer.headers_mut());
     }
-    let id = HeaderValue::from_str(&exchange.request_id).expect("request ids are made of hexadecimal digits");
-    answer.headers_mut().insert(&REQUEST_ID, id);
+    answer.headers_mut().insert(&REQUEST_ID, exchange.request_id.clone());
     cors::complete(exchange, answer.headers_mut());
     answer
 }

@@ -86,7 +86,7 @@ pub fn find(exchange: &mut Exchange) -> Result<Target, Refusal> {
         return Ok(Target::Native(native));
     }
     let forward = forward(exchange, &live, reading.as_deref())?;
-    exchange.route = Some(Arc::from(live.site.routes[forward.route].name.as_str()));
+    exchange.route = Some(Arc::clone(&live.site.routes[forward.route].name));
     Ok(Target::Forward(forward))
 }
 

@@ -206,7 +206,8 @@ impl Limiter {
         };
         // The local counts begin empty when Redis is lost, and Redis does not learn of them: around the moment of its
         // loss and of its return, each node may admit up to one limit more.
-        match (redis.admit(charges, &mut asks, now.steady, None).await, on_failure) {
+        let asked = Box::pin(redis.admit(charges, &mut asks, now.steady, None)).await;
+        match (asked, on_failure) {
             (Ok(verdict), _) => Ok(verdict),
             (Err(_), OnFailure::Local) => Ok(self.memory.admit(charges, &mut asks, now.steady)),
             (Err(_), OnFailure::Allow) => Ok(Verdict::Admitted(States::default())),

@@ -4,6 +4,7 @@
 //! audit trail can have a file of its own besides. [`init`] is called once by `app` (and by the operator's
 //! commands, with [`Output::Stderr`]); everything else holds a [`Logs`] or uses `tracing`'s macros.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
@@ -28,7 +29,7 @@ use super::{LogFormat, LogSettings};
 use crate::model::time::Clock;
 
 /// How long the log's thread rests between two writes: what a person at a terminal does not see.
-const PAUSE: Duration = Duration::from_millis(2);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
@@ -284,7 +285,8 @@ fn with_line(format: LogFormat, put: impl FnOnce(&mut Vec<u8>), hand_on: impl Fn
         raw.clear();
         line.clear();
         put(raw);
-        let raw = String::from_utf8_lossy(raw);
+        // What is written is text; the slow way is only for what should not be.
+        let raw = std::str::from_utf8(raw).map_or_else(|_| String::from_utf8_lossy(raw), Cow::Borrowed);
         match format {
             LogFormat::Json => mask::append_json(&raw, line),
             LogFormat::Text => mask::append_text(&raw, line),

@@ -24,7 +24,9 @@ pub(super) fn append_text(line: &str, into: &mut Vec<u8>) {
 }
 
 fn append(line: &str, into: &mut Vec<u8>, escape: impl Fn(char, &mut String)) {
-    if line.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+    // Without a way out in between, so that the compiler takes many bytes at once.
+    let odd = line.bytes().fold(false, |odd, byte| odd | !matches!(byte, b' '..=b'~'));
+    if !odd {
         into.extend_from_slice(line.as_bytes());
         return;
     }

@@ -30,6 +30,7 @@ mod connect;
 mod endpoint;
 mod error;
 mod exchange;
+pub mod faces;
 pub mod frames;
 pub mod framing;
 pub mod hygiene;
