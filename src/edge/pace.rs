@@ -15,7 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::rt::Executor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 use tokio_util::task::TaskTracker;
 
 use crate::upstream::leftover::Leftover;
@@ -36,7 +36,7 @@ pub struct Pace {
     /// Whether it has become a tunnel, which has bounds of its own.
     tunnel: AtomicBool,
     since: Instant,
-    /// When the last request was over, in milliseconds from `since`; kept up to date for HTTP/2 only.
+    /// When the last request was over, in milliseconds from `since`.
     rested: AtomicU64,
     /// Those who read on what is left of bodies whose answers are out.
     lingering: TaskTracker,
@@ -88,17 +88,19 @@ impl Pace {
         }
     }
 
+    /// When it will have rested for `patience`, unless it is busy by then: to be looked at again. `None`: it has.
+    fn rests_until(&self, patience: Duration) -> Option<Instant> {
+        let now = Instant::now();
+        let busy = self.open.load(Ordering::Relaxed) > 0 || !self.lingering.is_empty();
+        let rested = self.since + Duration::from_millis(self.rested.load(Ordering::Relaxed));
+        let due = if busy { now } else { rested } + patience;
+        (due > now).then_some(due)
+    }
+
     /// Resolves when an HTTP/2 connection has had no stream for `patience`.
     pub async fn rested(&self, patience: Duration) {
         loop {
-            let now = Instant::now();
-            let due = match self.open.load(Ordering::Relaxed) {
-                0 => self.since + Duration::from_millis(self.rested.load(Ordering::Relaxed)) + patience,
-                _ => now + patience,
-            };
-            if due <= now {
-                return;
-            }
+            let Some(due) = self.rests_until(patience) else { return };
             tokio::time::sleep_until(due).await;
         }
     }
@@ -143,10 +145,8 @@ impl Drop for Asked {
         if let Some(leftover) = &self.leftover {
             leftover.answered(self.whole);
         }
-        if self.pace.http2 {
-            let rested = u64::try_from(self.pace.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-            self.pace.rested.store(rested, Ordering::Relaxed);
-        }
+        let rested = u64::try_from(self.pace.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.pace.rested.store(rested, Ordering::Relaxed);
         self.pace.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -160,30 +160,48 @@ pub struct Tended<S> {
     /// Whether a byte of the next head is here; a new connection owes its first one as if it were.
     head_begun: bool,
     head: Stall,
-    rest: Stall,
+    idle: Duration,
+    rest: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Tended<S> {
     /// `header`: how long a head may take that has begun; `idle`: how long HTTP/1.1 may rest between two requests.
     pub fn new(stream: S, pace: Arc<Pace>, header: Duration, idle: Duration) -> Self {
-        let (head, rest) = (Stall::new(header), Stall::new(idle));
-        Self { stream, pace, seen: 0, head_begun: true, head, rest }
+        Self { stream, pace, seen: 0, head_begun: true, head: Stall::new(header), idle, rest: None }
     }
 
     /// Whether the next byte is the client's to send: between two requests of HTTP/1.1.
     fn is_its_turn(&mut self) -> bool {
         let pace = &self.pace;
-        let busy = pace.tunnel.load(Ordering::Relaxed) || pace.open.load(Ordering::Relaxed) > 0;
-        if pace.http2 || busy || !pace.lingering.is_empty() {
+        if !self.takes_turns() || pace.open.load(Ordering::Relaxed) > 0 || !pace.lingering.is_empty() {
             return false;
         }
         let begun = pace.begun.load(Ordering::Relaxed);
         if self.seen != begun {
             self.seen = begun;
             self.head_begun = false;
-            self.rest.moved();
         }
         true
+    }
+
+    fn takes_turns(&self) -> bool {
+        !self.pace.http2 && !self.pace.tunnel.load(Ordering::Relaxed)
+    }
+
+    /// Ready once the connection has rested for too long. Armed while a request is still under way, because hyper does
+    /// not read once more when it is over; where it goes off too early, it is set to when that will be. So it costs
+    /// nothing a request.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if let Some(rest) = self.rest.as_mut().filter(|rest| !rest.is_elapsed()) {
+                ready!(rest.as_mut().poll(cx));
+            }
+            let Some(due) = self.pace.rests_until(self.idle) else { return Poll::Ready(()) };
+            match &mut self.rest {
+                Some(rest) => rest.as_mut().reset(due),
+                None => self.rest = Some(Box::pin(tokio::time::sleep_until(due))),
+            }
+        }
     }
 }
 
@@ -200,6 +218,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tended<S> {
             return Poll::Ready(Ok(()));
         }
         if !self.is_its_turn() {
+            if self.takes_turns() {
+                let _busy = self.poll_rest(cx);
+            }
             return Poll::Pending;
         }
         if self.head_begun {
@@ -207,7 +228,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tended<S> {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         // As if the client had closed: hyper then says goodbye in order.
-        self.rest.poll(cx).map(Ok)
+        self.poll_rest(cx).map(Ok)
     }
 }
 

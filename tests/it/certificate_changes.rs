@@ -111,7 +111,7 @@ async fn a_certificate_that_is_taken_back_ends_at_once() {
     assert_eq!(line.get("strict.test").await.expect("an answer").status, 421);
     line.ends().await;
     assert_eq!(world.refused(Some(&gone), "strict.test").await, "received fatal alert: CertificateRevoked");
-    assert_eq!(world.handshakes("certificate_revoked").await, 2);
+    world.count_to("certificate_revoked", 2).await;
     assert_eq!(world.status(Some(&kept), "strict.test").await, 200);
     std::fs::write(world.path("one.crl"), world.other.list(&[2])).expect("a file");
     let error = world.reload(&asked).expect_err("somebody else's list");

@@ -266,6 +266,19 @@ impl World {
         self.metric(&format!("tollgate_tls_handshakes_total{{outcome=\"{outcome}\",version=\"none\"}}")).await
     }
 
+    /// Waits until so many have come to that: a client may read its refusal before it is counted.
+    pub async fn count_to(&self, outcome: &str, wanted: u64) {
+        let mut counted = 0;
+        for _ in 0..200 {
+            counted = self.handshakes(outcome).await;
+            if counted >= wanted {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        assert_eq!(counted, wanted, "{outcome}");
+    }
+
     pub async fn explained(&self, host: &str, tls: bool) -> Value {
         let body = json!({ "method": "GET", "target": PATH, "headers": [["host", host]], "tls": tls });
         self.admin.post("/v1/explain", &body).bearer(ADMIN_TOKEN).send().await.json()

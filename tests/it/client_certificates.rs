@@ -42,7 +42,7 @@ async fn a_client_with_a_certificate_is_let_in_and_told_of_and_one_without_is_re
     for name in ["strict.test", "any.strict.test", "other.test"] {
         assert_eq!(world.refused(None, name).await, "received fatal alert: CertificateRequired", "{name}");
     }
-    assert_eq!(world.handshakes("certificate_missing").await, 6);
+    world.count_to("certificate_missing", 6).await;
     // Nobody is asked for one where the site wants none.
     assert_eq!(world.status(None, "open.test").await, 200);
     assert_eq!(told_to(&world), NOTHING);
@@ -78,7 +78,7 @@ async fn a_certificate_that_is_not_good_is_refused_also_where_none_is_needed() {
         for name in ["strict.test", "maybe.test"] {
             let before = world.handshakes(outcome).await;
             assert_eq!(world.refused(Some(identity), name).await, format!("received fatal alert: {told}"), "{name}");
-            assert_eq!(world.handshakes(outcome).await - before, 2);
+            world.count_to(outcome, before + 2).await;
         }
     }
     let forged = world.refused(Some(&impostor.client("worker")), "strict.test").await;
@@ -164,7 +164,7 @@ async fn a_name_of_any_kind_stays_one_header() {
     let long = world.one.client(&"n".repeat(5000));
     let told = world.turned_away(world.config(Some(&long), BOTH), "strict.test").await;
     assert_ne!(told, "let in");
-    assert_eq!(world.handshakes("certificate_refused").await, 1);
+    world.count_to("certificate_refused", 1).await;
 }
 
 #[tokio::test]
