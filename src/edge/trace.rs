@@ -189,7 +189,7 @@ pub fn end(exchange: &mut Exchange, ending: &Ending<'_>) {
         random: trace.context.random,
         began: exchange.now.wall,
         took,
-        request_id: exchange.request_id.clone(),
+        request_id: exchange.request_id().to_owned(),
         method: spans::method(&exchange.method),
         scheme: exchange.way.scheme,
         version,
