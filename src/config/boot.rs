@@ -14,7 +14,7 @@ use super::raw::{
     Texts, each,
 };
 use super::traces::Collector;
-use super::values::{RawSecret, Told, address, count, duration, secs, size};
+use super::values::{RawSecret, Told, address, count, duration, rate, secs, size};
 use crate::contract::source::Report;
 use crate::model::secret::Secret;
 use crate::observe::metrics::labels::Listener;
@@ -88,6 +88,8 @@ pub struct Connections {
     pub header_timeout: Duration,
     /// Time without a byte of a request's body.
     pub body_timeout: Duration,
+    /// What a forwarded body must bring of the time for which it is waited for, in bytes a second; 0: nothing.
+    pub min_body_rate: u64,
     /// Time in which a client takes no byte of what waits for it.
     pub send_timeout: Duration,
     /// Time a connection without a request is kept.
@@ -376,6 +378,7 @@ pub(super) fn connections(raw: &RawConnections, given: &Given, report: &mut Repo
         handshake_timeout: duration(&raw.handshake_timeout, secs(10), short.clone(), report),
         header_timeout: duration(&raw.header_timeout, secs(10), short.clone(), report),
         body_timeout: duration(&raw.body_timeout, secs(30), short.clone(), report),
+        min_body_rate: rate(&raw.min_body_rate, 500, report),
         send_timeout: duration(&raw.send_timeout, secs(60), short, report),
         idle_timeout: duration(&raw.idle_timeout, secs(75), secs(1)..=secs(3600), report),
         max_header_size: max_header_size.unwrap_or(64 << 10),

@@ -11,7 +11,7 @@ use toml::Spanned;
 use super::checks;
 use super::given::Given;
 use super::raw::{Named, RawEjection, RawRetries, RawRoute, RawServer, RawUpstream, RawUpstreamTls, Text};
-use super::values::{count, duration, secs};
+use super::values::{count, duration, rate, secs};
 use crate::contract::source::{Report, suggest};
 use crate::upstream::tls::Files;
 use crate::upstream::{Address, Ejection, Overrides, Protocol, Retries, Server, Settings};
@@ -96,6 +96,7 @@ pub(super) fn overrides(raw: &RawRoute, report: &mut Report<'_>) -> Overrides {
             .then(|| duration(&raw.tunnel_idle_timeout, secs(300), secs(1)..=LONGEST, report)),
         whole: time(&raw.timeout, report),
         body: time(&raw.body_timeout, report),
+        body_rate: raw.min_body_rate.is_some().then(|| rate(&raw.min_body_rate, 0, report)),
     }
 }
 

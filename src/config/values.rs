@@ -74,6 +74,15 @@ pub(super) fn size(text: &Text, default: u64, report: &mut Report<'_>) -> u64 {
     })
 }
 
+/// Bytes a second up to 1 MiB, 0 for none; `default` when the key is not there.
+pub(super) fn rate(text: &Text, default: u64, report: &mut Report<'_>) -> u64 {
+    let rate = size(text, default, report);
+    if let Some(text) = text.as_ref().filter(|_| rate > 1 << 20) {
+        report.tell(&text.span(), format!("`{}` is out of range", text.get_ref()), "choose from `0B` to `1MiB`");
+    }
+    rate
+}
+
 fn parse_size(text: &str) -> Option<u64> {
     if text == "unlimited" {
         return Some(u64::MAX);

@@ -53,6 +53,13 @@ pub fn refusal(kind: ProblemKind, message: &str) -> Response<Body> {
     answer
 }
 
+/// The trailers of a call that the gateway cannot see to its end.
+pub fn unavailable() -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    trailers.insert(&STATUS, HeaderValue::from(status(ProblemKind::Unavailable)));
+    trailers
+}
+
 /// The status code of gRPC for a problem.
 const fn status(kind: ProblemKind) -> u16 {
     match kind {
@@ -60,13 +67,13 @@ const fn status(kind: ProblemKind) -> u16 {
         | ProblemKind::AmbiguousPath
         | ProblemKind::MalformedRequest
         | ProblemKind::UnsupportedMediaType => 3, // INVALID_ARGUMENT
-        ProblemKind::RequestTimeout | ProblemKind::GatewayTimeout => 4, // DEADLINE_EXCEEDED
-        ProblemKind::EmailTaken | ProblemKind::UsernameTaken => 6,      // ALREADY_EXISTS
+        ProblemKind::RequestTimeout | ProblemKind::RequestTooSlow | ProblemKind::GatewayTimeout => 4, // DEADLINE_EXCEEDED
+        ProblemKind::EmailTaken | ProblemKind::UsernameTaken => 6,                                    // ALREADY_EXISTS
         ProblemKind::InsufficientPermissions | ProblemKind::PlanRequired => 7, // PERMISSION_DENIED
-        ProblemKind::RateLimited | ProblemKind::PayloadTooLarge => 8,   // RESOURCE_EXHAUSTED
+        ProblemKind::RateLimited | ProblemKind::PayloadTooLarge => 8,          // RESOURCE_EXHAUSTED
         ProblemKind::NotFound | ProblemKind::MethodNotAllowed | ProblemKind::MisdirectedRequest => 12, // UNIMPLEMENTED
-        ProblemKind::Internal => 13,                                    // INTERNAL
-        ProblemKind::BadGateway | ProblemKind::Unavailable => 14,       // UNAVAILABLE
+        ProblemKind::Internal => 13,                                           // INTERNAL
+        ProblemKind::BadGateway | ProblemKind::Unavailable => 14,              // UNAVAILABLE
         ProblemKind::NotAuthenticated
         | ProblemKind::InvalidToken
         | ProblemKind::TokenExpired

@@ -53,6 +53,8 @@ pub enum Problem {
     MisdirectedRequest,
     /// The request did not arrive in time.
     RequestTimeout,
+    /// The request's body came more slowly than it may.
+    RequestTooSlow,
     /// Something on our side that is not the client's business.
     Internal,
     /// The backend could not be reached or answered nonsense.
@@ -128,6 +130,7 @@ kinds! {
     UnsupportedMediaType "unsupported_media_type" 415 "Unsupported media type",
     MisdirectedRequest "misdirected_request" 421 "This host is not served here",
     RequestTimeout "request_timeout" 408 "The request did not arrive in time",
+    RequestTooSlow "request_too_slow" 408 "The request body came too slowly",
     Internal "internal_error" 500 "Internal error",
     BadGateway "bad_gateway" 502 "The upstream server could not be reached",
     Unavailable "service_unavailable" 503 "Service temporarily unavailable",
@@ -156,6 +159,7 @@ impl Problem {
             Self::UnsupportedMediaType => ProblemKind::UnsupportedMediaType,
             Self::MisdirectedRequest => ProblemKind::MisdirectedRequest,
             Self::RequestTimeout => ProblemKind::RequestTimeout,
+            Self::RequestTooSlow => ProblemKind::RequestTooSlow,
             Self::Internal => ProblemKind::Internal,
             Self::BadGateway => ProblemKind::BadGateway,
             Self::Unavailable => ProblemKind::Unavailable,

@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep};
 use super::hygiene::{self, Reserved};
 use super::lease::Lease;
 use super::leftover::Arriving;
-use super::progress::{Phase, Stall, Upload};
+use super::progress::{Credit, Phase, Stall, Upload};
 use crate::model::problem::Problem;
 use crate::observe::metrics::labels::Cut;
 
@@ -46,6 +46,9 @@ pub enum BodyError {
     /// The client stopped sending.
     #[error("the client sent nothing for too long")]
     ClientStalled,
+    /// The client sent less than it must.
+    #[error("the client sent too slowly")]
+    ClientSlow,
     /// The client's connection or stream broke.
     #[error("the client's body broke off")]
     ClientLost(#[source] hyper::Error),
@@ -61,6 +64,9 @@ pub enum BodyError {
     /// Whoever asked may no longer have the rest.
     #[error("what let the request in was revoked")]
     Revoked,
+    /// The gateway stops.
+    #[error("the gateway stops")]
+    Drained,
     /// The request as a whole took longer than it may.
     #[error("the request took longer than it may")]
     Overdue,
@@ -75,6 +81,7 @@ impl BodyError {
         match self {
             Self::TooLarge => Problem::PayloadTooLarge,
             Self::ClientStalled => Problem::RequestTimeout,
+            Self::ClientSlow => Problem::RequestTooSlow,
             _ => Problem::MalformedRequest("the body ended too early"),
         }
     }
@@ -86,7 +93,10 @@ impl BodyError {
             Self::BackendLost(_) | Self::Truncated => Cut::BackendLost,
             Self::Overdue => Cut::Overdue,
             Self::Revoked => Cut::Revoked,
-            Self::TooLarge | Self::ClientStalled | Self::ClientLost(_) | Self::Abandoned => Cut::RequestBody,
+            Self::Drained => Cut::Drained,
+            Self::TooLarge | Self::ClientStalled | Self::ClientSlow | Self::ClientLost(_) | Self::Abandoned => {
+                Cut::RequestBody
+            }
         }
     }
 }
@@ -100,8 +110,16 @@ impl Body {
         if incoming.is_end_stream() {
             return Ok(Self::Empty);
         }
-        let stall = Stall::new(idle);
-        Ok(Self::Client(ClientBody { incoming, left: max, stall, upload: None, trailers: None, received: None }))
+        let (stall, credit) = (Stall::new(idle), Credit::new(idle));
+        Ok(Self::Client(ClientBody {
+            incoming,
+            left: max,
+            stall,
+            credit,
+            upload: None,
+            trailers: None,
+            received: None,
+        }))
     }
 
     /// Lets the client's trailers through, without what only the gateway may say (`reserved`), what frames or routes a
@@ -118,6 +136,14 @@ impl Body {
     pub fn count_into(&mut self, received: &Arc<AtomicU64>) {
         if let Self::Client(body) = self {
             body.received = Some(Arc::clone(received));
+        }
+    }
+
+    /// Asks the client for `rate` bytes a second, 0 for none, of the time for which it is waited for. It may be behind by
+    /// as much as it may be silent.
+    pub fn at_least(&mut self, rate: u64) {
+        if let Self::Client(body) = self {
+            body.credit.ask(rate);
         }
     }
 
@@ -220,6 +246,7 @@ pub struct ClientBody {
     incoming: Arriving,
     left: u64,
     stall: Stall,
+    credit: Credit,
     upload: Option<Arc<Upload>>,
     /// Whether trailers pass, and what is taken out of them.
     trailers: Option<Arc<Reserved>>,
@@ -241,13 +268,16 @@ impl ClientBody {
                 if self.upload.as_ref().is_some_and(|upload| upload.is_abandoned(cx)) {
                     return self.fail(BodyError::Abandoned);
                 }
+                self.stall.limit_to(self.credit.wait(Instant::now));
                 return match self.stall.poll(cx) {
+                    Poll::Ready(()) if self.credit.is_short() => self.fail(BodyError::ClientSlow),
                     Poll::Ready(()) => self.fail(BodyError::ClientStalled),
                     Poll::Pending => Poll::Pending,
                 };
             }
         };
         self.stall.moved();
+        self.credit.earn(frame.data_ref().map_or(0, |data| data.len() as u64), Instant::now);
         // A trailer section is the end of the body and the only frame beside data.
         let data = match frame.into_data() {
             Ok(data) => data,

@@ -32,6 +32,11 @@ impl Stall {
         self.limit
     }
 
+    /// From the next time that nothing is there to read.
+    pub(super) const fn limit_to(&mut self, limit: Duration) {
+        self.limit = limit;
+    }
+
     /// A byte moved.
     pub const fn moved(&mut self) {
         self.armed = false;
@@ -45,6 +50,57 @@ impl Stall {
         }
         self.armed = true;
         self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit))).as_mut().poll(cx)
+    }
+}
+
+/// How much longer may be waited for one who has to send at a least rate. Waiting spends it and bytes earn it back, up
+/// to where it began: what came fast is no excuse for dripping afterwards, and the time in which nobody asks for a byte
+/// costs nothing.
+#[derive(Debug)]
+pub(super) struct Credit {
+    most: Duration,
+    left: Duration,
+    /// Bytes a second; 0: nothing is asked.
+    rate: u64,
+    /// Since when it is waited for.
+    since: Option<Instant>,
+}
+
+impl Credit {
+    /// Asks for no rate yet; `most`: how long may be waited without a byte.
+    pub(super) const fn new(most: Duration) -> Self {
+        Self { most, left: most, rate: 0, since: None }
+    }
+
+    /// Asks for `rate` bytes a second.
+    pub(super) const fn ask(&mut self, rate: u64) {
+        self.rate = rate;
+    }
+
+    /// Nothing is there; how long may be waited in all, from when nothing was there first.
+    pub(super) fn wait(&mut self, now: impl FnOnce() -> Instant) -> Duration {
+        if self.rate > 0 {
+            self.since.get_or_insert_with(now);
+        }
+        self.left
+    }
+
+    /// `bytes` have come.
+    pub(super) fn earn(&mut self, bytes: u64, now: impl FnOnce() -> Instant) {
+        if self.rate == 0 {
+            return;
+        }
+        if let Some(since) = self.since.take() {
+            self.left = self.left.saturating_sub(now().saturating_duration_since(since));
+        }
+        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.rate);
+        let earned = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        self.left = self.left.saturating_add(earned).min(self.most);
+    }
+
+    /// Whether the wait was cut short by what was missing before.
+    pub(super) fn is_short(&self) -> bool {
+        self.left < self.most
     }
 }
 
@@ -189,5 +245,38 @@ mod tests {
         upload.note(Phase::Done);
         assert!(matches!(upload.verdict(PATIENCE, at(9)), Verdict::Until(_)));
         assert_eq!(upload.verdict(PATIENCE, at(11)), Verdict::Unanswered);
+    }
+
+    #[test]
+    fn a_rate_is_asked_of_the_time_that_is_waited_and_a_burst_saves_nothing() {
+        let seconds = Duration::from_secs;
+        let begin = || {
+            let mut credit = Credit::new(seconds(10));
+            credit.ask(100);
+            (credit, Instant::now())
+        };
+        // Bytes a second, and for how many seconds that goes well: until the next would come after all patience is gone.
+        for (each, lasts) in [(1, 10), (50, 18), (99, 900), (100, 2000), (200, 2000)] {
+            let (mut credit, mut now) = begin();
+            let mut lived = 0;
+            while lived < 2000 && credit.wait(|| now) > seconds(1) {
+                now += seconds(1);
+                credit.earn(each, || now);
+                lived += 1;
+            }
+            assert_eq!(lived, lasts, "{each}");
+        }
+        let (mut credit, mut now) = begin();
+        credit.earn(1 << 40, || now);
+        assert_eq!((credit.wait(|| now), credit.is_short()), (seconds(10), false));
+        now += seconds(4);
+        credit.earn(100, || now);
+        // Nobody asks for an hour.
+        now += seconds(3600);
+        assert_eq!((credit.wait(|| now), credit.is_short()), (seconds(7), true));
+        let mut none = Credit::new(seconds(10));
+        none.wait(|| now);
+        none.earn(1, || now + seconds(9));
+        assert_eq!((none.wait(|| now), none.is_short()), (seconds(10), false));
     }
 }

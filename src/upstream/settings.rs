@@ -199,4 +199,6 @@ pub struct Overrides {
     pub whole: Option<Duration>,
     /// In place of the time that the gateway gives a client between two bytes of its body.
     pub body: Option<Duration>,
+    /// In place of the rate that the gateway asks of a client's body, in bytes a second; 0: none.
+    pub body_rate: Option<u64>,
 }

@@ -147,6 +147,52 @@ async fn a_body_that_the_backend_does_not_take_and_one_that_the_client_does_not_
     assert_eq!(line["received_bytes"], 64 * 1024, "{line}");
 }
 
+/// Uploads `each` bytes every 50 ms, `times` times; the answer's head and how long it took.
+async fn dripping(stream: Stream, each: usize, times: usize) -> (String, Duration) {
+    let (mut reads, mut writes) = tokio::io::split(stream);
+    let began = super::wire::now();
+    let client = tokio::spawn(async move {
+        let length = each * times;
+        let head = format!("POST /open/x HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n");
+        let mut sent = writes.write_all(head.as_bytes()).await;
+        let mut tick = tokio::time::interval(Duration::from_millis(50));
+        for _ in 0..times {
+            tick.tick().await;
+            if sent.is_ok() {
+                sent = writes.write_all(&vec![b'x'; each]).await;
+            }
+        }
+        tokio::time::sleep(LONG).await;
+    });
+    let said = tokio::time::timeout(PATIENCE, head(&mut reads)).await.expect("an answer in time");
+    client.abort();
+    (said, began.elapsed())
+}
+
+#[tokio::test]
+async fn a_body_that_drips_is_told_apart_from_one_that_is_merely_slow() {
+    let backend = Setup::default().start().await.expect("SQLite");
+    let url = backend.backend.url();
+    // 1000 bytes a second, of which a second's worth may be missing; twenty times a second.
+    let route = "min_body_rate = \"1000B\"\nbody_timeout = \"1s\"";
+    let slow = scene(&url, route).await;
+    let (answer, took) = dripping(slow.gate.client.stream(&[b"http/1.1"]).await, 100, 60).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "twice the rate passes: {answer}");
+    assert!(took > Duration::from_millis(2500), "{took:?}");
+    let drips = scene(&url, route).await;
+    let (answer, took) = dripping(drips.gate.client.stream(&[b"http/1.1"]).await, 5, 200).await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "a tenth of it does not: {answer}");
+    assert!((Duration::from_millis(900)..Duration::from_secs(4)).contains(&took), "{took:?}");
+    let (line, counted) = drips.told("cancelled").await;
+    assert_eq!((counted, &line["problem"]), (Some(1.0), &serde_json::json!("request_too_slow")), "{line}");
+    let decided = "tollgate_decisions_total{outcome=\"request_too_slow\",site=\"vantage\"}";
+    assert_eq!(drips.gate.metric(decided).await, Some(1.0));
+    // A route that asks for none waits for it, byte by byte.
+    let patient = scene(&url, "min_body_rate = \"0B\"\nbody_timeout = \"1s\"").await;
+    let (answer, took) = dripping(patient.gate.client.stream(&[b"http/1.1"]).await, 1, 40).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && took > Duration::from_millis(1500), "{took:?} {answer}");
+}
+
 #[tokio::test]
 async fn each_phase_within_an_answer_breaks_it_off_and_is_told_apart() {
     const BEGUN: &str = "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nbegun";

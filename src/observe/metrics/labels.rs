@@ -311,6 +311,8 @@ labels! {
         Overdue = "timeout",
         /// The client may no longer have the rest.
         Revoked = "revoked",
+        /// The gateway stopped, and the time for what was under way was over.
+        Drained = "drained",
         /// The request's own body failed.
         RequestBody = "request_body",
     }
