@@ -28,7 +28,7 @@ use crate::observe::metrics::labels::CheckResult;
 const BODY: usize = 64 * 1024;
 /// The longest head of an answer.
 const HEAD: u16 = 16 * 1024;
-/// How long a goodbye may take; it does not change what the answer said.
+/// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// How the servers of an upstream are asked whether they are well.
@@ -148,7 +148,7 @@ where
         builder.max_header_list_size(HEAD.into());
         let (mut sender, connection) = builder.handshake::<_, Body>(stream).await.map_err(Unwell::Answer)?;
         let asking = async move { whole(sender.send_request(request).await?).await };
-        converse(asking, connection).await
+        converse(asking, connection, tasks).await
     } else {
         framing::reframe(&mut request);
         request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -156,7 +156,7 @@ where
         builder.max_buf_size(HEAD.into());
         let (mut sender, connection) = builder.handshake::<_, Body>(stream).await.map_err(Unwell::Answer)?;
         let asking = async move { whole(sender.send_request(request).await?).await };
-        converse(asking, connection).await
+        converse(asking, connection, tasks).await
     };
     let status = status.map_err(Unwell::Answer)?;
     if statuses.iter().any(|range| range.contains(&status.as_u16())) { Ok(()) } else { Err(Unwell::Status(status)) }
@@ -174,12 +174,16 @@ async fn whole(answer: http::Response<Incoming>) -> Result<StatusCode, hyper::Er
     Ok(head.status)
 }
 
-/// Runs the connection while it is asked on, and until it has said goodbye. `asking` holds the only sender.
-async fn converse(
+/// Runs the connection while it is asked on, and lets it say goodbye by itself. `asking` holds the only sender.
+async fn converse<C>(
     asking: impl Future<Output = Result<StatusCode, hyper::Error>>,
-    connection: impl Future<Output = Result<(), hyper::Error>>,
-) -> Result<StatusCode, hyper::Error> {
-    let mut connection = pin!(connection);
+    connection: C,
+    tasks: &TaskTracker,
+) -> Result<StatusCode, hyper::Error>
+where
+    C: Future<Output = Result<(), hyper::Error>> + Send + 'static,
+{
+    let mut connection = Box::pin(connection);
     let mut asking = pin!(asking);
     let status = tokio::select! {
         biased;
@@ -187,6 +191,7 @@ async fn converse(
         // The connection is over; whatever it had to say is there for whoever asked.
         _ended = connection.as_mut() => return asking.await,
     };
-    let _late = tokio::time::timeout(GOODBYE, connection).await;
+    // The answer was in time, however long this takes.
+    tasks.spawn(tokio::time::timeout(GOODBYE, connection));
     Ok(status)
 }
