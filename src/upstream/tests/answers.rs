@@ -296,20 +296,26 @@ async fn heads_that_two_readers_would_read_differently_are_no_answers() {
     assert_eq!(said(fair).await.unwrap(), "hello");
 }
 
+/// A backend that says `begun` and then `flood` without end; the second hears when it could not go on.
+async fn flooding(begun: &'static str, flood: String) -> (Peer, tokio::sync::mpsc::UnboundedReceiver<()>) {
+    let (told, hears) = tokio::sync::mpsc::unbounded_channel();
+    let peer = Peer::play(move |_, mut wire| {
+        let (told, flood) = (told.clone(), flood.clone());
+        async move {
+            wire.head().await;
+            wire.say(begun).await;
+            while wire.0.write_all(flood.as_bytes()).await.is_ok() {}
+            told.send(()).unwrap();
+        }
+    })
+    .await;
+    (peer, hears)
+}
+
 #[tokio::test]
 async fn a_flood_of_interim_answers_ends_when_the_answer_is_due() {
     for interim in ["HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"] {
-        let flood: &'static str = interim.repeat(1000).leak();
-        let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
-        let peer = Peer::play(move |_, mut wire| {
-            let told = told.clone();
-            async move {
-                wire.head().await;
-                while wire.0.write_all(flood.as_bytes()).await.is_ok() {}
-                told.send(()).unwrap();
-            }
-        })
-        .await;
+        let (peer, mut hears) = flooding("", interim.repeat(1000)).await;
         let to = Settings { response_timeout: SHORT, ..peer.settings() };
         let pools = Pools::new(None);
         let error = within(pools.send(&to, get("/"), None)).await.unwrap_err();
@@ -321,37 +327,17 @@ async fn a_flood_of_interim_answers_ends_when_the_answer_is_due() {
 
 #[tokio::test]
 async fn what_a_chunked_answer_may_say_beside_its_data_is_bounded() {
-    for (begun, more) in [
-        (
-            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n",
-            "x-more: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n",
-        ),
-        (
-            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n2;",
-            "more=yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy;",
-        ),
-        (
-            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n",
-            "00000000000000000000000000000000000000000000000",
-        ),
+    const BEGUN: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n";
+    for (first, more) in [
+        ("0\r\n", "x-more: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n"),
+        ("2;", "more=yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy;"),
+        ("", "00000000000000000000000000000000000000000000000000"),
     ] {
-        let flood: &'static str = more.repeat(1000).leak();
-        let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
-        let peer = Peer::play(move |_, mut wire| {
-            let told = told.clone();
-            async move {
-                wire.head().await;
-                wire.say(begun).await;
-                while wire.0.write_all(flood.as_bytes()).await.is_ok() {}
-                told.send(()).unwrap();
-            }
-        })
-        .await;
+        let (peer, mut hears) = flooding(format!("{BEGUN}{first}").leak(), more.repeat(1000)).await;
         let to = Settings { idle_timeout: SHORT, ..peer.settings() };
-        let pools = Pools::new(None);
-        let answer = within(pools.send(&to, get("/"), None)).await.unwrap();
+        let answer = within(Pools::new(None).send(&to, get("/"), None)).await.unwrap();
         let broken = text(answer).await;
-        assert!(matches!(broken, Err(BodyError::BackendLost(_) | BodyError::BackendStalled)), "{begun}: {broken:?}");
+        assert!(matches!(broken, Err(BodyError::BackendLost(_) | BodyError::BackendStalled)), "{more}: {broken:?}");
         within(hears.recv()).await.expect("the connection is cut");
     }
 }

@@ -1,6 +1,7 @@
 //! The pools against real sockets: honest servers, and peers that do everything wrong.
 
 mod answers;
+mod answers2;
 mod auto;
 mod checks;
 mod http2;
