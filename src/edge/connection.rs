@@ -1,7 +1,7 @@
 //! One client connection: HTTP/1.1 or HTTP/2 over whatever `accept` hands over.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -99,6 +99,10 @@ const PENDING_RESETS: usize = 20;
 /// HTTP/2: streams that a client has made us reset by breaking the protocol, over its connection's life; one more ends
 /// it (CVE-2025-8671). Far above what an honest client's mistakes come to.
 const PROVOKED_RESETS: usize = 256;
+/// HTTP/2: streams that a client may have taken back within a second of opening them, beyond those that it lets be answered
+/// (CVE-2023-44487, by a client that waits until each is on its way to a backend). A page that is left, or a deadline that
+/// ends everything under way, takes back what was open: `max_streams`, where that is more.
+const TAKEN_BACK: usize = 200;
 /// HTTP/2: bytes of an answer that are taken from the backend before the client has room for them, a stream.
 const SEND_BUFFER: usize = 64 * 1024;
 
@@ -151,7 +155,9 @@ where
 {
     let bounds = gateway.bounds.clone();
     let http2 = connection.tls.is_some_and(|tls| tls.http2);
-    let pace = Pace::begin(http2);
+    let taken_back = TAKEN_BACK.max(usize::try_from(bounds.max_streams).unwrap_or(TAKEN_BACK));
+    let pace = Pace::begin(http2, taken_back);
+    let metrics = Arc::clone(&gateway.metrics);
     let stream = Tended::new(stream, Arc::clone(&pace), bounds.header_timeout, bounds.idle_timeout);
     let asked = Arc::clone(&pace);
     let leaving = drain.clone();
@@ -160,6 +166,10 @@ where
         let (request, leftover) = Arriving::of(request, asked.lingering());
         let (asked, leaving) = (asked.ask(leftover), leaving.clone());
         async move {
+            if asked.is_too_much() {
+                // It is told goodbye already; until it takes notice nothing of it goes any further.
+                return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
+            }
             let mut answer = exchange::handle(&gateway, &connection, request).await;
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                 asked.becomes_tunnel();
@@ -167,7 +177,7 @@ where
                 // RFC 9112 section 9.6; HTTP/2 has GOAWAY for it.
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, Infallible>(answer.map(|body| Answering::new(body, asked)))
+            Ok(answer.map(|body| Answering::new(body, asked)))
         }
     };
     // The error of a connection is the client's doing (a reset, a bad preface, a timeout) and hyper has
@@ -194,6 +204,15 @@ where
                 tokio::select! {
                     _ = serving.as_mut() => {}
                     () = pace.unused(bounds.header_timeout) => {}
+                }
+            }
+            () = pace.flooded() => {
+                metrics.connections.taken_back.inc();
+                // GOAWAY; hyper knows no code for it but that of a goodbye in order. What is under way may still end.
+                serving.as_mut().graceful_shutdown();
+                tokio::select! {
+                    _ = serving.as_mut() => {}
+                    () = tokio::time::sleep(LAST_CHANCE) => {}
                 }
             }
             () = drain.begun() => {

@@ -40,12 +40,21 @@ pub struct Pace {
     rested: AtomicU64,
     /// Those who read on what is left of bodies whose answers are out.
     lingering: TaskTracker,
+    /// HTTP/2: streams that were taken back as soon as they were opened, less those that were answered.
+    taken_back: AtomicUsize,
+    /// How many of them are too many.
+    most_taken_back: usize,
+    flooded: Notify,
     http2: bool,
 }
 
+/// How old a stream may be that its client takes back to count as one that it never wanted an answer to.
+const RAPID: Duration = Duration::from_secs(1);
+
 impl Pace {
-    /// Of a connection that begins now.
-    pub fn begin(http2: bool) -> Arc<Self> {
+    /// Of a connection that begins now. `most_taken_back`: how many more streams its client may take back at once than
+    /// it lets be answered.
+    pub fn begin(http2: bool, most_taken_back: usize) -> Arc<Self> {
         Arc::new(Self {
             asking: AtomicUsize::new(0),
             came: Notify::new(),
@@ -56,6 +65,9 @@ impl Pace {
             since: Instant::now(),
             rested: AtomicU64::new(0),
             lingering: TaskTracker::new(),
+            taken_back: AtomicUsize::new(0),
+            most_taken_back,
+            flooded: Notify::new(),
             http2,
         })
     }
@@ -71,7 +83,43 @@ impl Pace {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.asking.fetch_add(1, Ordering::Relaxed);
         self.came.notify_waiters();
-        Asked { pace: Arc::clone(self), leftover, waits: true, whole: false }
+        Asked {
+            pace: Arc::clone(self),
+            leftover,
+            waits: true,
+            end: End::TakenBack,
+            begun: self.http2.then(Instant::now),
+        }
+    }
+
+    /// Whether its client takes back more streams than it may.
+    pub fn is_flooded(&self) -> bool {
+        self.taken_back.load(Ordering::Relaxed) > self.most_taken_back
+    }
+
+    /// Resolves when it does.
+    pub async fn flooded(&self) {
+        while !self.is_flooded() {
+            self.flooded.notified().await;
+        }
+    }
+
+    /// A stream of HTTP/2 is over that was opened at `begun`. What is answered makes up for what is taken back, so that
+    /// a client may cancel as much as it likes of what it asks for, as long as it wants half of it; each stream taken
+    /// back cost the backend a request, and mostly a connection.
+    fn over(&self, begun: Instant, end: End) {
+        match end {
+            End::Whole => {
+                let less = |taken: usize| taken.checked_sub(1);
+                let _ = self.taken_back.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+            }
+            End::TakenBack if begun.elapsed() < RAPID => {
+                if self.taken_back.fetch_add(1, Ordering::Relaxed) >= self.most_taken_back {
+                    self.flooded.notify_one();
+                }
+            }
+            End::TakenBack | End::Broken => {}
+        }
     }
 
     /// Bytes read from it so far.
@@ -122,11 +170,28 @@ pub struct Asked {
     pace: Arc<Pace>,
     leftover: Option<Arc<Leftover>>,
     waits: bool,
+    end: End,
+    /// When it came; HTTP/2 only.
+    begun: Option<Instant>,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
     /// Its answer was given to its end.
-    whole: bool,
+    Whole,
+    /// We or the backend broke its answer off.
+    Broken,
+    /// Nobody waited for the end of its answer.
+    TakenBack,
 }
 
 impl Asked {
+    /// Whether its connection has asked for too much that it did not want.
+    pub fn is_too_much(&self) -> bool {
+        self.pace.is_flooded()
+    }
+
     /// From here on its connection is a tunnel, which has bounds of its own.
     pub fn becomes_tunnel(&self) {
         self.pace.tunnel.store(true, Ordering::Relaxed);
@@ -143,7 +208,10 @@ impl Drop for Asked {
     fn drop(&mut self) {
         self.answered();
         if let Some(leftover) = &self.leftover {
-            leftover.answered(self.whole);
+            leftover.answered(self.end == End::Whole);
+        }
+        if let Some(begun) = self.begun {
+            self.pace.over(begun, self.end);
         }
         let rested = u64::try_from(self.pace.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.pace.rested.store(rested, Ordering::Relaxed);
@@ -385,7 +453,9 @@ impl<B: Body> Answering<B> {
         if let Some(owed) = &stream {
             owed.moved(!body.is_end_stream());
         }
-        asked.whole = body.is_end_stream();
+        if body.is_end_stream() {
+            asked.end = End::Whole;
+        }
         Self { body, stream, asked }
     }
 }
@@ -402,11 +472,14 @@ impl<B: Body + Unpin> Body for Answering<B> {
         if let Some(owed) = &self.stream {
             owed.moved(polled.is_ready());
         }
-        self.asked.whole = match &polled {
-            Poll::Ready(None) => true,
-            Poll::Ready(Some(Ok(frame))) => frame.is_trailers() || self.body.is_end_stream(),
-            Poll::Ready(Some(Err(_))) | Poll::Pending => false,
-        };
+        match &polled {
+            Poll::Ready(None) => self.asked.end = End::Whole,
+            Poll::Ready(Some(Ok(frame))) if frame.is_trailers() || self.body.is_end_stream() => {
+                self.asked.end = End::Whole;
+            }
+            Poll::Ready(Some(Err(_))) => self.asked.end = End::Broken,
+            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
+        }
         polled
     }
 

@@ -1,9 +1,13 @@
 //! Floods: a stranger who sends as much as they can. Each is bounded in time and ends with an honest client served; those
 //! that could fill memory run against a process of its own, whose memory is measured.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tollgate::credential::api_key;
 use tollgate::model::entropy::SystemEntropy;
@@ -243,4 +247,85 @@ async fn sign_ins_from_everywhere_at_once_are_computed_a_few_at_a_time_and_proxi
     // The honest one, once it is over.
     let body = json!({ "email": "ada@example.com", "password": "correct horse battery" });
     assert_eq!(gate.client.post("/api/v1/auth/login", &body).send().await.status, 200);
+}
+
+/// A backend that takes requests and never answers those for `/slow`; how many it was asked.
+async fn waiting() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("its address"));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let count = Arc::clone(&count);
+            tokio::spawn(async move {
+                let mut head = [0; 4096];
+                while let Ok(1..) = socket.read(&mut head).await {
+                    if head.starts_with(b"GET /open/slow") {
+                        count.fetch_add(1, Ordering::Relaxed);
+                    } else {
+                        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+                        let _gone = socket.write_all(answer).await;
+                    }
+                }
+            });
+        }
+    });
+    (url, asked)
+}
+
+/// Opens a stream for `path`; its number.
+async fn open(raw: &mut Raw, stream: u32, path: &str) -> bool {
+    let fields = [(":method", "GET"), (":scheme", "https"), (":authority", "localhost"), (":path", path)];
+    raw.send(HEADERS, END_HEADERS | END_STREAM, stream, &block(&fields)).await
+}
+
+/// Opens streams up to `count` and takes each back once the backend has it; how many until the connection was over.
+async fn take_back(raw: &mut Raw, asked: &AtomicUsize, count: u32, first: u32) -> u32 {
+    for at in 0..count {
+        let before = asked.load(Ordering::Relaxed);
+        let stream = first + 2 * at;
+        if !open(raw, stream, "/open/slow").await {
+            return at;
+        }
+        let began = now();
+        while asked.load(Ordering::Relaxed) == before {
+            if began.elapsed() > Duration::from_secs(2) {
+                return at;
+            }
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+        if !raw.send(RST_STREAM, 0, stream, &[0, 0, 0, 8]).await {
+            return at;
+        }
+    }
+    count
+}
+
+#[tokio::test]
+async fn streams_that_are_taken_back_from_a_backend_end_their_connection_unless_as_many_are_wanted() {
+    let (backend, asked) = waiting().await;
+    let routes = format!(
+        "[[site.route]]\nmatch = \"GET /open/{{*rest}}\"\npublic = true\nupstream = \"waits\"\n\
+         [site.upstream.waits]\nservers = [\"{backend}\"]\n"
+    );
+    let gate = Setup::default().routes(&routes).start().await.expect("SQLite");
+    let mut raw = Raw::open(&gate.client).await;
+    let lasted = take_back(&mut raw, &asked, 400, 1).await;
+    assert!((201..230).contains(&lasted), "{lasted}");
+    assert!(asked.load(Ordering::Relaxed) < 230, "the backend is spared the rest");
+    // No error code: hyper has no other goodbye than one in order.
+    assert!(matches!(raw.told(u32::MAX).await, Told::Gone(0) | Told::Closed));
+    assert_eq!(gate.metric("tollgate_connections_reset_floods_total").await, Some(1.0));
+    // A page that is left takes back all that it had asked for; and it takes back one for each that it wants, for long.
+    let mut honest = Raw::open(&gate.client).await;
+    assert_eq!(take_back(&mut honest, &asked, 120, 1).await, 120);
+    for at in 0..120 {
+        assert_eq!(take_back(&mut honest, &asked, 1, 241 + 4 * at).await, 1);
+        let stream = 243 + 4 * at;
+        assert!(open(&mut honest, stream, "/open/quick").await);
+        assert_eq!(honest.told(stream).await, Told::Status(200), "{at}");
+    }
+    assert_eq!(gate.metric("tollgate_connections_reset_floods_total").await, Some(1.0));
+    assert_eq!(gate.client.get("/open/quick").send_http2().await.status, 200);
 }

@@ -123,7 +123,7 @@ async fn a_guard_in_shadow_takes_nobodys_place_and_one_that_asks_nothing_tries_t
         if told.is_some() {
             let (reader, _) = world.gate.api_key(&world.token, &["read:posts"]).await;
             assert_eq!(world.gate.client.get("/api/v1/comments").api_key(&reader).send().await.status, 200, "{guard}");
-            let write = world.gate.client.ask("POST", "/api/v1/posts").api_key(&reader).send().await;
+            let write = world.gate.client.ask("POST", "/api/v1/articles").api_key(&reader).send().await;
             assert_eq!(write.status, 403, "what is not in shadow holds");
         }
         let told = told.map(|problem| {

@@ -17,6 +17,8 @@ pub struct Connections {
     open: Vec<IntGauge>,
     total: Vec<IntCounter>,
     turned_away: Vec<Vec<IntCounter>>,
+    /// Connections ended because their clients took back too many of the streams that they had opened.
+    pub taken_back: IntCounter,
     /// Times the listeners stayed here because the process that was to take them over failed.
     pub handover_failures: IntCounter,
 }
@@ -37,6 +39,10 @@ impl Connections {
             turned_away: grid(Listener::ALL, TurnedAway::ALL, |listener, reason| {
                 turned_away.with_label_values(&[listener.name(), reason.name()])
             }),
+            taken_back: make.counter(
+                "connections_reset_floods_total",
+                "HTTP/2 connections ended because their clients opened streams only to reset them.",
+            ),
             handover_failures: make.counter(
                 "handover_failures_total",
                 "Times the listeners stayed here because the process that was to take them over failed.",
