@@ -465,7 +465,11 @@ impl Running {
         }
         // What is still open is told to end, and given a moment to.
         self.gateway.hang_up.cancel();
-        let _ = tokio::time::timeout(FAREWELL, self.gateway.tunnels.wait()).await;
+        let ended = async {
+            self.gateway.tunnels.wait().await;
+            self.connections.wait().await;
+        };
+        let _ = tokio::time::timeout(FAREWELL, ended).await;
         self.stop.cancel();
         let _late = tokio::time::timeout(FAREWELL, self.gateway.pools.stop_watching()).await;
         self.tenders.close();

@@ -27,11 +27,11 @@ use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
 use crate::observe::metrics::labels::UpstreamOutcome;
 use crate::rules::split::SplitBy;
-use crate::upstream::SendError;
 use crate::upstream::body::Body;
 use crate::upstream::hygiene::{self, Came};
 use crate::upstream::leftover::Arriving;
 use crate::upstream::tunnel::{Opened, wanted};
+use crate::upstream::{Protocol, SendError};
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Header fields that the gateway adds to a request at most, but for those of the configuration.
@@ -68,6 +68,10 @@ pub async fn forward(
     body.count_into(&exchange.received);
     let (mut request, upstream) = request(exchange, &permit, head, body).await?;
     let upstream = &live.upstreams[upstream];
+    // A call of gRPC may rest between two messages. Over HTTP/2 that holds no connection of the backend's.
+    if !exchange.grpc || upstream.settings.protocol == Protocol::Http1 {
+        request.body_mut().at_least(route.overrides.body_rate.unwrap_or(exchange.gateway.bounds.min_body_rate));
+    }
     let mut overrides = route.overrides;
     if exchange.grpc
         && let Some(deadline) = grpc::deadline(request.headers())

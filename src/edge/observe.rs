@@ -10,6 +10,7 @@ use http::Response;
 use http_body::{Frame, SizeHint};
 
 use super::exchange::Exchange;
+use super::grpc;
 use super::standing::Standing;
 use super::{trace, tunnel};
 use crate::model::principal::Method;
@@ -38,8 +39,8 @@ pub struct Observed {
     body: Body,
     /// Closed when this is dropped; `None` where a WebSocket has taken it on.
     record: Option<Box<Record>>,
-    /// Resolves when the client may no longer have the rest; made when a forwarded answer turns out to last.
-    lost: Option<Pin<Box<dyn Future<Output = TunnelEnd> + Send>>>,
+    /// Resolves when the client can no longer have the rest; made when a forwarded answer turns out to last.
+    lost: Option<Pin<Box<dyn Future<Output = BodyError> + Send>>>,
 }
 
 /// A request until it is over: counted and logged when this is dropped.
@@ -90,9 +91,9 @@ impl http_body::Body for Observed {
         };
         // Also while the backend keeps talking: a stream that never pauses must end as well.
         if let Some(lost) = lost
-            && lost.as_mut().poll(context).is_ready()
+            && let Poll::Ready(why) = lost.as_mut().poll(context)
         {
-            return record.revoked();
+            return record.cut_off(why);
         }
         let polled = Pin::new(body).poll_frame(context);
         match &polled {
@@ -102,13 +103,11 @@ impl http_body::Body for Observed {
         }
         // One that keeps its client waiting, and one that never does but is long.
         let lasts = polled.is_pending() || record.sent >= LONG;
-        let exchange = &record.exchange;
-        let hangs_on_something = exchange.principal.is_some() || exchange.connection.vouched.is_some();
-        if lasts && lost.is_none() && exchange.upstream.is_some() && hangs_on_something {
-            let mut future: Pin<Box<dyn Future<Output = TunnelEnd> + Send>> = Box::pin(Standing::of(exchange).lost());
+        if lasts && lost.is_none() && record.exchange.upstream.is_some() {
+            let mut future: Pin<Box<dyn Future<Output = BodyError> + Send>> = Box::pin(record.lost());
             // Polled once now, so that its timer wakes this task.
-            if future.as_mut().poll(context).is_ready() {
-                return record.revoked();
+            if let Poll::Ready(why) = future.as_mut().poll(context) {
+                return record.cut_off(why);
             }
             *lost = Some(future);
         }
@@ -125,9 +124,37 @@ impl http_body::Body for Observed {
 }
 
 impl Record {
-    fn revoked(&mut self) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.cut = Some(Cut::Revoked);
-        Poll::Ready(Some(Err(BodyError::Revoked)))
+    /// Resolves when the client may no longer have the rest of its answer, and when the gateway has stopped waiting for
+    /// it to end.
+    fn lost(&self) -> impl Future<Output = BodyError> + Send + use<> {
+        let stop = self.exchange.gateway.hang_up.clone();
+        let exchange = &self.exchange;
+        let hangs_on_something = exchange.principal.is_some() || exchange.connection.vouched.is_some();
+        let standing = hangs_on_something.then(|| Standing::of(exchange));
+        async move {
+            let revoked = async {
+                match standing {
+                    Some(standing) => standing.lost().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = revoked => BodyError::Revoked,
+                () = stop.cancelled() => BodyError::Drained,
+            }
+        }
+    }
+
+    /// Breaks the answer off, in its protocol's manner: no last chunk, a stream that is reset, and a call of gRPC is told
+    /// that it may be tried elsewhere.
+    fn cut_off(&mut self, why: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.cut.replace(why.cut()).is_some() {
+            return Poll::Ready(None);
+        }
+        match why {
+            BodyError::Drained if self.exchange.grpc => Poll::Ready(Some(Ok(Frame::trailers(grpc::unavailable())))),
+            why => Poll::Ready(Some(Err(why))),
+        }
     }
 
     /// What went through its WebSocket.

@@ -27,6 +27,7 @@ mod health;
 mod http2;
 mod key_plans;
 mod langgraph;
+mod large;
 mod limits;
 mod loss;
 mod operate;
