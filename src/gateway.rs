@@ -308,9 +308,11 @@ impl Gateway {
     /// An id for a request: unique to it, the same in log, backend and answer.
     pub fn request_id(&self) -> HeaderValue {
         let count = self.requests.fetch_add(1, Ordering::Relaxed);
-        let digit = |number: u64, at: usize| b"0123456789abcdef"[(number >> (60 - 4 * at)) as usize & 15];
-        let digits: [u8; 32] =
-            std::array::from_fn(|at| if at < 16 { digit(self.run, at) } else { digit(count, at - 16) });
+        let mut digits = [0; 32];
+        for (byte, two) in self.run.to_be_bytes().into_iter().chain(count.to_be_bytes()).zip(digits.chunks_mut(2)) {
+            let digit = |half: u8| b"0123456789abcdef"[usize::from(half & 15)];
+            two.copy_from_slice(&[digit(byte >> 4), digit(byte)]);
+        }
         HeaderValue::from_bytes(&digits).expect("hexadecimal digits may stand in a header")
     }
 

@@ -118,6 +118,7 @@ pub struct Drain {
 
 impl Drain {
     /// One connection's own, which begins with the others' too.
+    #[must_use]
     pub fn own(&self) -> Self {
         Self { token: self.token.child_token(), said: Arc::default(), all: Some(Arc::clone(&self.said)) }
     }
