@@ -149,34 +149,46 @@ async fn serve(gateway: Arc<Gateway>, mut socket: TcpStream, mut peer: SocketAdd
     }
     let local = socket.local_addr().ok();
     let socket = Taken::new(socket, gateway.bounds.send_timeout);
-    match door.tls {
+    match door.tls.clone() {
         None => {
             let connection = Arc::new(Connection::new(peer, None, None, held));
             connection::serve(gateway, socket, connection, door.drain).await;
         }
         Some(server) => {
             let ends = Ends { client: peer.ip(), local: local.map(|local| local.ip()) };
-            let handshake = handshake::shake(&gateway, &server, socket, ends, &door.drain);
-            let handshake = tokio::time::timeout(gateway.bounds.handshake_timeout, handshake);
-            let handshake = tokio::select! {
-                handshake = handshake => handshake,
-                // It has asked for nothing yet, and may never: the end waits for it a moment, and no longer.
-                () = connection::last_chance(&door.drain) => return,
-            };
-            let (stream, vouched) = match handshake {
-                Ok(Ok(made)) => made,
-                Ok(Err(outcome)) => return gateway.metrics.tls.handshake(TlsVersion::Undecided, outcome),
-                Err(_) => return gateway.metrics.tls.handshake(TlsVersion::Undecided, labels::Handshake::TimedOut),
-            };
-            let (_, session) = stream.get_ref();
-            let version = TlsVersion::of(session.protocol_version());
-            let resumed = session.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
-            let http2 = session.alpn_protocol() == Some(b"h2");
-            let outcome = if resumed { labels::Handshake::Resumed } else { labels::Handshake::Full };
-            gateway.metrics.tls.handshake(version, outcome);
-            let leave = vouched.as_ref().map_or(door.drain, |vouched| vouched.leave.clone());
-            let connection = Arc::new(Connection::new(peer, Some(Handshake { version, http2 }), vouched, held));
-            connection::serve(gateway, stream, connection, leave).await;
+            // Boxed: TLS and HTTP/2 are twice what the rest is, and a plain connection would hold the room for them.
+            Box::pin(secured(gateway, socket, &server, (peer, ends), door, held)).await;
         }
     }
+}
+
+async fn secured(
+    gateway: Arc<Gateway>,
+    socket: Taken<TcpStream>,
+    server: &Server,
+    (peer, ends): (SocketAddr, Ends),
+    door: Door,
+    held: Place,
+) {
+    let handshake = handshake::shake(&gateway, server, socket, ends, &door.drain);
+    let handshake = tokio::time::timeout(gateway.bounds.handshake_timeout, handshake);
+    let handshake = tokio::select! {
+        handshake = handshake => handshake,
+        // It has asked for nothing yet, and may never: the end waits for it a moment, and no longer.
+        () = connection::last_chance(&door.drain) => return,
+    };
+    let (stream, vouched) = match handshake {
+        Ok(Ok(made)) => made,
+        Ok(Err(outcome)) => return gateway.metrics.tls.handshake(TlsVersion::Undecided, outcome),
+        Err(_) => return gateway.metrics.tls.handshake(TlsVersion::Undecided, labels::Handshake::TimedOut),
+    };
+    let (_, session) = stream.get_ref();
+    let version = TlsVersion::of(session.protocol_version());
+    let resumed = session.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+    let http2 = session.alpn_protocol() == Some(b"h2");
+    let outcome = if resumed { labels::Handshake::Resumed } else { labels::Handshake::Full };
+    gateway.metrics.tls.handshake(version, outcome);
+    let leave = vouched.as_ref().map_or(door.drain, |vouched| vouched.leave.clone());
+    let connection = Arc::new(Connection::new(peer, Some(Handshake { version, http2 }), vouched, held));
+    connection::serve(gateway, stream, connection, leave).await;
 }
