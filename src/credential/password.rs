@@ -175,7 +175,7 @@ impl PasswordPool {
 }
 
 /// How far a hashing thread stands back, as `nice` counts it.
-const NICENESS: i32 = 15;
+const NICENESS: i32 = 19;
 
 /// Lets everything else that wants a core go first: a storm of sign-ins may take what is left over, and a request that is
 /// only forwarded does not wait behind 20 ms of hashing. On Linux this is the calling thread's own priority (setpriority(2)),
