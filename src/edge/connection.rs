@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::certificate::Vouched;
 use super::exchange;
-use super::pace::{Answering, Pace, Streams, Tended};
+use super::pace::{Pace, Tended};
+use super::streams::{Answering, Streams};
 use super::workers::Seat;
 use crate::gateway::Gateway;
 use crate::limit::addresses::AddressPlace;

@@ -35,6 +35,7 @@ pub mod respond;
 pub mod route;
 mod shadow;
 pub mod standing;
+pub mod streams;
 pub mod throttle;
 pub mod trace;
 pub mod tunnel;

@@ -1,8 +1,8 @@
 //! How long a client may take, in every phase of its connection.
 //!
 //! hyper knows one timer for HTTP/1.1, and it runs from the end of one answer to the last byte of the next head; for
-//! HTTP/2 it knows none. Here a connection that rests, a head that has begun, bytes that are not taken and a stream
-//! whose window stays shut each have a bound of their own. Nothing is armed while bytes move.
+//! HTTP/2 it knows none. Here a connection that rests, a head that has begun and bytes that are not taken each have a
+//! bound of their own, and in [`super::streams`] a stream whose window stays shut. Nothing is armed while bytes move.
 
 use std::io;
 use std::pin::Pin;
@@ -11,8 +11,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http_body::{Body, Frame, SizeHint};
-use hyper::rt::Executor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
@@ -177,7 +175,7 @@ pub struct Asked {
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+pub enum End {
     /// Its answer was given to its end.
     Whole,
     /// We or the backend broke its answer off.
@@ -197,7 +195,18 @@ impl Asked {
         self.pace.tunnel.store(true, Ordering::Relaxed);
     }
 
-    fn answered(&mut self) {
+    /// Whether it came in a stream of HTTP/2.
+    pub fn is_stream(&self) -> bool {
+        self.pace.http2
+    }
+
+    /// It ends so; until it is told how, its client has taken it back.
+    pub const fn ends(&mut self, end: End) {
+        self.end = end;
+    }
+
+    /// The head of its answer is there.
+    pub fn answered(&mut self) {
         if std::mem::take(&mut self.waits) {
             self.pace.asking.fetch_sub(1, Ordering::Relaxed);
         }
@@ -379,115 +388,5 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Taken<S> {
 
     fn is_write_vectored(&self) -> bool {
         self.socket.is_write_vectored()
-    }
-}
-
-tokio::task_local! {
-    /// The stream whose task this is.
-    static STREAM: Arc<Owed>;
-}
-
-/// Who keeps an HTTP/2 stream waiting.
-#[derive(Debug, Default)]
-struct Owed {
-    /// An answer is there, and the client's window has to take it.
-    by_client: AtomicBool,
-    /// Counts what moved.
-    moves: AtomicUsize,
-}
-
-impl Owed {
-    fn moved(&self, by_client: bool) {
-        self.by_client.store(by_client, Ordering::Relaxed);
-        self.moves.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// Runs HTTP/2 streams, each in a task, and resets one whose client takes nothing of its answer for too long: a window
-/// that is never opened must not hold a backend's connection. hyper polls an answer's body only when there is room for
-/// it, so the body itself cannot watch.
-#[derive(Clone, Copy, Debug)]
-pub struct Streams {
-    /// How long a client may take nothing.
-    pub patience: Duration,
-}
-
-impl<F> Executor<F> for Streams
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, stream: F) {
-        let owed = Arc::new(Owed::default());
-        let mut stall = Stall::new(self.patience);
-        let told = Arc::clone(&owed);
-        tokio::spawn(STREAM.scope(told, async move {
-            tokio::pin!(stream);
-            let mut seen = 0;
-            std::future::poll_fn(|cx| {
-                if stream.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(());
-                }
-                let moves = owed.moves.load(Ordering::Relaxed);
-                if std::mem::replace(&mut seen, moves) != moves {
-                    stall.moved();
-                }
-                if owed.by_client.load(Ordering::Relaxed) { stall.poll(cx) } else { Poll::Pending }
-            })
-            .await;
-        }));
-    }
-}
-
-/// An answer's body that keeps its request open until it is gone.
-pub struct Answering<B> {
-    body: B,
-    stream: Option<Arc<Owed>>,
-    asked: Asked,
-}
-
-impl<B: Body> Answering<B> {
-    /// The answer to `asked`, whose head is ready. Called in the stream's task, where there is one.
-    pub fn new(body: B, mut asked: Asked) -> Self {
-        asked.answered();
-        let stream = if asked.pace.http2 { STREAM.try_with(Arc::clone).ok() } else { None };
-        if let Some(owed) = &stream {
-            owed.moved(!body.is_end_stream());
-        }
-        if body.is_end_stream() {
-            asked.end = End::Whole;
-        }
-        Self { body, stream, asked }
-    }
-}
-
-impl<B: Body + Unpin> Body for Answering<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if let Some(owed) = &self.stream {
-            owed.moved(polled.is_ready());
-        }
-        match &polled {
-            Poll::Ready(None) => self.asked.end = End::Whole,
-            Poll::Ready(Some(Ok(frame))) if frame.is_trailers() || self.body.is_end_stream() => {
-                self.asked.end = End::Whole;
-            }
-            Poll::Ready(Some(Err(_))) => self.asked.end = End::Broken,
-            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
