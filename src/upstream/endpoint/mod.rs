@@ -1,4 +1,4 @@
-//! One server: its idle connections, how many are open, and who waits for one.
+//! One server: how many connections are open, which of them rest (`idle`), and who waits for one (`queue`).
 //!
 //! An HTTP/1.1 connection is in exactly one place: in use (a [`Lease`](super::lease::Lease)), idle here, or gone.
 //! One of HTTP/2 is listed here with its requests for as long as it takes new ones.
@@ -8,21 +8,28 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::thread::{self, ThreadId};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
-use hyper::client::conn::http1::SendRequest;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::balance::Health;
-use super::body::Body;
 use super::connect::Origin;
 use super::error::SendError;
 use super::joint::{Joint, Stream};
+
+mod idle;
+mod queue;
+
+pub(super) use idle::Live;
+pub(super) use queue::{Slot, Turn};
+
+use idle::Idle;
+use queue::Waiter;
 
 /// One server.
 pub(super) struct Endpoint {
@@ -54,110 +61,12 @@ struct State {
     closed: bool,
 }
 
-impl State {
-    /// The warmest idle connection of this thread; of another's only where there is no room for one of our own.
-    fn take_idle(&mut self, here: ThreadId, others: bool) -> Option<Idle> {
-        match self.idle.iter().rposition(|idle| idle.live.thread == here) {
-            Some(at) => Some(self.idle.remove(at)),
-            None if others => self.idle.pop(),
-            None => None,
-        }
-    }
-}
-
-struct Idle {
-    live: Live,
-    until: Instant,
-}
-
 /// A connection with its requests.
 struct Carrying {
     joint: Arc<Joint>,
     streams: usize,
     /// When it goes, if it carries nothing.
     until: Instant,
-}
-
-struct Waiter {
-    turn: oneshot::Sender<Turn>,
-    /// It cannot share a connection.
-    alone: bool,
-}
-
-/// A connection that hyper runs. Dropped, it is cut at once, whatever was under way.
-pub(super) struct Live {
-    pub(super) sender: SendRequest<Body>,
-    task: Option<AbortHandle>,
-    /// Counted until the last of its holders is gone: the task, this, a tunnel.
-    pub(super) slot: Arc<Slot>,
-    /// The thread that made it, which is the one that runs it where each has a runtime of its own: from any other, every
-    /// request on it would wake a thread that sleeps.
-    thread: ThreadId,
-}
-
-impl Live {
-    pub(super) fn new(sender: SendRequest<Body>, task: AbortHandle, slot: Arc<Slot>) -> Self {
-        Self { sender, task: Some(task), slot, thread: thread::current().id() }
-    }
-
-    /// Lets an idle connection end by itself, with TLS's goodbye where there is TLS.
-    pub(super) fn retire(mut self) {
-        self.task = None;
-    }
-}
-
-impl Drop for Live {
-    fn drop(&mut self) {
-        if let Some(task) = self.task.take() {
-            task.abort();
-        }
-    }
-}
-
-/// The right to one connection.
-pub(super) struct Slot(Weak<Endpoint>);
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        if let Some(endpoint) = self.0.upgrade() {
-            endpoint.freed();
-        }
-    }
-}
-
-/// What a request got to proceed with.
-pub(super) enum Turn {
-    /// An idle connection.
-    Reuse(Live),
-    /// A place on a connection that carries others too.
-    Join(Stream),
-    /// The right to make one.
-    Connect(Slot, Option<Opening>),
-}
-
-/// A connection that is being made and that others may be waiting for.
-pub(super) struct Opening {
-    endpoint: Weak<Endpoint>,
-    failed: bool,
-}
-
-impl Opening {
-    fn new(endpoint: &Arc<Endpoint>) -> Self {
-        Self { endpoint: Arc::downgrade(endpoint), failed: false }
-    }
-
-    /// It could not be made: whoever waits for it is told, instead of each trying in turn.
-    pub(super) fn failed(mut self) {
-        self.failed = true;
-    }
-}
-
-impl Drop for Opening {
-    fn drop(&mut self) {
-        if let Some(endpoint) = self.endpoint.upgrade() {
-            endpoint.opened(self.failed);
-        }
-    }
 }
 
 /// How many connections, and how long to wait for one.
@@ -265,15 +174,6 @@ impl Endpoint {
         Some(Stream::new(Arc::clone(&least.joint), self))
     }
 
-    /// The right to make a connection, which is counted already.
-    fn connecting(self: &Arc<Self>, state: &mut State, joins: bool) -> Turn {
-        let opening = joins.then(|| {
-            state.opening += 1;
-            Opening::new(self)
-        });
-        Turn::Connect(Slot(Arc::downgrade(self)), opening)
-    }
-
     /// Takes in a connection that was made for one request and carries more.
     pub(super) fn welcome(self: &Arc<Self>, joint: Arc<Joint>) -> Stream {
         let mut state = self.lock();
@@ -281,58 +181,6 @@ impl Endpoint {
         let stream = Stream::new(Arc::clone(&joint), self);
         state.joints.push(Carrying { joint, streams: 1, until: Instant::now() });
         stream
-    }
-
-    /// Where the server chooses, it chose HTTP/1.1: nobody need wait for somebody else's connection, and those who do
-    /// already are let make their own, as many as there may be.
-    pub(super) fn chose_http1(self: &Arc<Self>, max_connections: usize) {
-        if !self.origin.may_join() {
-            return;
-        }
-        self.lock().chose_http1 = true;
-        loop {
-            let mut state = self.lock();
-            state.waiting.retain(|waiter| !waiter.turn.is_closed());
-            if state.closed || state.open >= max_connections {
-                return;
-            }
-            let Some(waiter) = state.waiting.pop_front() else { return };
-            state.open += 1;
-            let turn = self.connecting(&mut state, false);
-            drop(state);
-            // Should the waiter leave at this very moment, its place comes back by being dropped.
-            drop(waiter.turn.send(turn));
-        }
-    }
-
-    /// A connection that others could be waiting for was made, or not.
-    fn opened(self: &Arc<Self>, failed: bool) {
-        let mut state = self.lock();
-        state.opening -= 1;
-        if failed && state.opening == 0 && state.joints.is_empty() {
-            let told = std::mem::take(&mut state.waiting);
-            let (told, stay): (VecDeque<_>, _) = told.into_iter().partition(|waiter| !waiter.alone);
-            state.waiting = stay;
-            drop(state);
-            drop(told);
-            return;
-        }
-        drop(state);
-        self.serve_waiting();
-    }
-
-    /// Gives places to those who wait, in their order, as long as there are any.
-    fn serve_waiting(self: &Arc<Self>) {
-        loop {
-            let mut state = self.lock();
-            state.waiting.retain(|waiter| !waiter.turn.is_closed());
-            let Some(at) = state.waiting.iter().position(|waiter| !waiter.alone) else { return };
-            let Some(stream) = self.join(&mut state) else { break };
-            let Some(waiter) = state.waiting.remove(at) else { return };
-            drop(state);
-            // Should the waiter leave at this very moment, the place comes back by being dropped.
-            drop(waiter.turn.send(Turn::Join(stream)));
-        }
     }
 
     /// A request on a shared connection has ended: its place goes to the first that waits.
@@ -363,59 +211,6 @@ impl Endpoint {
         if waits {
             self.serve_waiting();
         }
-    }
-
-    fn watch_idle(self: &Arc<Self>, state: &mut State, runtime: &tokio::runtime::Handle) {
-        if state.reaper.as_ref().is_none_or(AbortHandle::is_finished) {
-            let task = self.tasks.spawn_on(reap(Arc::downgrade(self)), runtime);
-            state.reaper = Some(task.abort_handle());
-        }
-    }
-
-    /// Takes a ready connection back: for whoever waits, or to stay idle for `lifetime`.
-    pub(super) fn give_back(self: &Arc<Self>, mut live: Live, lifetime: Duration, max_idle: usize) {
-        loop {
-            let mut state = self.lock();
-            let Some(waiter) = state.waiting.pop_front() else {
-                if let Some(live) = self.keep(&mut state, live, lifetime, max_idle) {
-                    drop(state);
-                    live.retire();
-                }
-                return;
-            };
-            drop(state);
-            match waiter.turn.send(Turn::Reuse(live)) {
-                Err(Turn::Reuse(back)) => live = back,
-                _ => return,
-            }
-        }
-    }
-
-    fn keep(self: &Arc<Self>, state: &mut State, live: Live, lifetime: Duration, max_idle: usize) -> Option<Live> {
-        // Outside of a runtime (a body dropped at the very end) nothing could ever expire it.
-        let runtime = tokio::runtime::Handle::try_current().ok();
-        let (Some(runtime), false, true) = (runtime, state.closed, state.idle.len() < max_idle) else {
-            return Some(live);
-        };
-        state.idle.push(Idle { live, until: Instant::now() + lifetime });
-        self.watch_idle(state, &runtime);
-        None
-    }
-
-    /// A connection is gone: its place goes to the first that waits.
-    fn freed(self: &Arc<Self>) {
-        let mut state = self.lock();
-        while let Some(waiter) = state.waiting.pop_front() {
-            if !waiter.turn.is_closed() {
-                let joins = !waiter.alone && self.origin.may_join() && !state.chose_http1;
-                let turn = self.connecting(&mut state, joins);
-                drop(state);
-                // Should the waiter leave at this very moment, dropping the slot comes back here.
-                drop(waiter.turn.send(turn));
-                return;
-            }
-        }
-        state.open -= 1;
     }
 
     /// Drops what is idle and refuses to keep anything from here on.
@@ -466,31 +261,4 @@ enum Place {
     Turn(Turn),
     Queued(oneshot::Receiver<Turn>),
     Full,
-}
-
-/// Lives as long as something is idle: one timer a server, none a request.
-async fn reap(endpoint: Weak<Endpoint>) {
-    while let Some(next) = endpoint.upgrade().and_then(|endpoint| reap_once(&endpoint)) {
-        tokio::time::sleep_until(next).await;
-    }
-}
-
-fn reap_once(endpoint: &Endpoint) -> Option<Instant> {
-    let now = Instant::now();
-    let mut state = endpoint.lock();
-    let expired: Vec<Idle> =
-        state.idle.extract_if(.., |idle| idle.until <= now || idle.live.sender.is_closed()).collect();
-    let past = |it: &mut Carrying| it.streams == 0 && (it.until <= now || !it.joint.is_open());
-    let gone: Vec<Carrying> = state.joints.extract_if(.., past).collect();
-    let alone = state.idle.iter().map(|idle| idle.until);
-    let next = alone.chain(state.joints.iter().filter(|it| it.streams == 0).map(|it| it.until)).min();
-    if next.is_none() {
-        state.reaper = None;
-    }
-    drop(state);
-    drop(gone);
-    for idle in expired {
-        idle.live.retire();
-    }
-    next
 }
