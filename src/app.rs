@@ -129,7 +129,7 @@ pub async fn start_on(inherited: Inherited, loaded: Loaded, parts: Parts) -> any
         .await
         .context("the store could not be opened ([store] url)")?;
     let generation = snapshot.generation;
-    let live = Live::new(snapshot, &metrics)?;
+    let live = Live::new(snapshot, &metrics, None)?;
     let machines = Machines {
         clock: Arc::clone(&parts.clock),
         entropy: parts.entropy,

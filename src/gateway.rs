@@ -37,7 +37,7 @@ use crate::revocation::Epochs;
 use crate::store::Store;
 use crate::upstream::faces::Faces;
 use crate::upstream::hygiene::Reserved;
-use crate::upstream::{self, Pools};
+use crate::upstream::{self, Budget, Pools};
 
 /// Turns for checking passwords, and how long one is waited for.
 const SIGN_IN_TURNS: usize = 1024;
@@ -185,9 +185,11 @@ pub enum MakeError {
 }
 
 impl Live {
-    /// Prepares a configuration for use; nothing of it is in force yet.
-    pub fn new(snapshot: Snapshot, metrics: &Metrics) -> Result<Self, MakeError> {
-        let sites = snapshot.sites.iter().map(|site| LiveSite::new(site, metrics).map(Arc::new));
+    /// Prepares a configuration for use; nothing of it is in force yet. `before`: the one that it will replace, of which it
+    /// keeps what is left of second attempts.
+    pub fn new(snapshot: Snapshot, metrics: &Metrics, before: Option<&Self>) -> Result<Self, MakeError> {
+        let named = |name: &str| before?.sites.iter().find(|live| live.site.name == name).map(|live| &**live);
+        let sites = snapshot.sites.iter().map(|site| LiveSite::new(site, metrics, named(&site.name)).map(Arc::new));
         let sites: Vec<Arc<LiveSite>> = sites.collect::<Result<_, _>>()?;
         let asks_clients = sites.iter().any(|live| live.site.client_certificates.is_some());
         Ok(Self { snapshot, sites, asks_clients })
@@ -205,17 +207,18 @@ impl Live {
 }
 
 impl LiveSite {
-    fn new(site: &Arc<Site>, metrics: &Metrics) -> Result<Self, MakeError> {
+    fn new(site: &Arc<Site>, metrics: &Metrics, before: Option<&Self>) -> Result<Self, MakeError> {
         let credentials = SiteCredentials::new(Arc::clone(&site.credential))
             .map_err(|source| MakeError::Keys { site: site.name.clone(), source })?;
         let upstreams = site.upstreams.iter().map(|settings| {
+            let known = before.and_then(|live| live.upstreams.iter().find(|at| *at.name == *settings.name));
+            let budget = known.map_or_else(
+                || Arc::new(Budget::counting(metrics.retries(&site.name, &settings.name))),
+                |known| Arc::clone(&known.settings.budget),
+            );
             Ok::<_, MakeError>(LiveUpstream {
                 name: Arc::from(settings.name.as_str()),
-                settings: Arc::new(
-                    upstream::Settings::clone(settings)
-                        .prepare()?
-                        .counting(metrics.retries(&site.name, &settings.name)),
-                ),
+                settings: Arc::new(upstream::Settings::clone(settings).prepare()?.spending(budget)),
                 metrics: UpstreamMetrics::new(metrics, &site.name, &settings.name),
             })
         });

@@ -63,7 +63,7 @@ impl World {
         let store = runtime
             .block_on(Store::open(&loaded.boot.store, Arc::clone(&metrics), Arc::clone(&clock)))
             .expect("SQLite opens");
-        let live = Live::new(loaded.snapshot, &metrics).expect("the configuration is good");
+        let live = Live::new(loaded.snapshot, &metrics, None).expect("the configuration is good");
         let machines = Machines { clock, entropy: Arc::new(SystemEntropy), store, metrics, logs: Logs::off() };
         let gateway = Arc::new(Gateway::new(&loaded.boot, live, machines).expect("a gateway"));
         let live = Arc::clone(&gateway.live().sites[0]);

@@ -68,7 +68,7 @@ impl Reloader {
     /// Everything that can fail.
     fn prepare(&self, boot: &Boot, snapshot: Snapshot) -> anyhow::Result<(Live, Option<Prepared>)> {
         log::check_level(&boot.log.level)?;
-        let live = Live::new(snapshot, &self.gateway.metrics)?;
+        let live = Live::new(snapshot, &self.gateway.metrics, Some(&self.gateway.live()))?;
         let now = self.gateway.clock.now().wall;
         let certificates = match (&self.certificates, &boot.tls) {
             (Some(served), Some(settings)) => Some(served.prepare(settings, now)?),

@@ -63,7 +63,8 @@ impl PartialEq for Budget {
 impl Eq for Budget {}
 
 impl Budget {
-    pub(super) fn counting(metrics: RetryMetrics) -> Self {
+    /// All of it, and counted in `metrics`.
+    pub fn counting(metrics: RetryMetrics) -> Self {
         Self { metrics: Some(metrics), ..Self::default() }
     }
 

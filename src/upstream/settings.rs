@@ -12,7 +12,6 @@ use super::budget::{Budget, Retries};
 use super::check::Check;
 use super::tls::{Files, TlsError, Trust};
 use super::watch::Watched;
-use crate::observe::metrics::RetryMetrics;
 
 /// One upstream, as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,16 +119,15 @@ impl Settings {
         }
     }
 
-    /// With second attempts that are counted.
+    /// With what is left of these second attempts: an upstream's survive its reloads.
     #[must_use]
-    pub fn counting(mut self, retries: RetryMetrics) -> Self {
-        self.budget = Arc::new(Budget::counting(retries));
+    pub fn spending(mut self, budget: Arc<Budget>) -> Self {
+        self.budget = budget;
         self
     }
 
     /// Reads what TLS needs, anew at each load: a server keeps its pool while nothing of it has changed.
     pub fn prepare(mut self) -> Result<Self, TlsError> {
-        self.budget = Arc::default();
         self.trust = self.tls.as_ref().map(Trust::read).transpose()?.map(Arc::new);
         for server in &mut self.servers {
             let trust = self.trust.as_ref().filter(|_| server.address.is_tls());

@@ -411,3 +411,28 @@ async fn health_checks_begin_and_end_with_a_reload_and_what_they_know_outlives_o
     }
     served.process.stop().await.good();
 }
+
+#[tokio::test]
+async fn what_is_left_of_second_attempts_is_not_filled_up_by_a_reload() {
+    let backend = Backend::start().await;
+    // Nobody listens on port 1: each request is refused, and wants to be tried on the other server.
+    let site = "[site.upstream.gone]\nservers = [\"http://127.0.0.1:1\", \"http://127.0.0.2:1\"]\n\
+                retries = { percent = 0, per_second = 1 }\n\
+                [[site.route]]\nmatch = \"GET /gone\"\npublic = true\nupstream = \"gone\"\n";
+    let home = home(&backend, "[reload]\nwatch = false", site);
+    edit(&home, "gateway.toml", "match = \"* /api/v1/{*rest}\"", "match = \"* /api/v1/{*rest}\"\nupstream = \"app\"");
+    let served = home.start().await;
+    let spent = "tollgate_upstream_retries_total{result=\"spent\",site=\"vantage\",upstream=\"gone\"}";
+    let refused = "tollgate_upstream_retries_total{result=\"refused\",site=\"vantage\",upstream=\"gone\"}";
+    let begun = now();
+    for generation in 2_u8..22 {
+        assert_eq!(served.http.get("/gone").send().await.status, 502);
+        served.process.signal("HUP").await;
+        until(&served, GENERATION, generation.into()).await;
+    }
+    assert_eq!(served.http.get("/gone").send().await.status, 502);
+    let (spent, refused) = (metric(&served, spent).await.expect("one"), metric(&served, refused).await.expect("one"));
+    assert!(spent >= 1.0 && (spent + refused - 21.0).abs() < 0.1, "{spent} and {refused}");
+    assert!(spent <= 2.0 + begun.elapsed().as_secs_f64(), "one a second, whatever is read again: {spent}");
+    served.process.stop().await.good();
+}

@@ -5,7 +5,7 @@ use http_body::Body as _;
 use super::*;
 use crate::model::time::Timestamp;
 use crate::observe::metrics::Metrics;
-use crate::upstream::{Gauges, Retries, SendError};
+use crate::upstream::{Budget, Gauges, Retries, SendError};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -480,7 +480,8 @@ async fn what_is_lost_on_old_connections_is_sent_again_within_the_budget() {
     let (metrics, few) = (Metrics::new(Timestamp::from_secs(0)), Retries { percent: 0, per_second: 1 });
     let mut lost = 0;
     let mut kept = 0;
-    let retries = Settings { retries: few, ..settings(&[]) }.counting(metrics.retries("site", "app"));
+    let retries =
+        Settings { retries: few, ..settings(&[]) }.spending(Arc::new(Budget::counting(metrics.retries("site", "app"))));
     for _ in 0..5 {
         let peer = fickle().await;
         let to = Settings { servers: peer.settings().servers, ..retries.clone() };
