@@ -19,6 +19,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::task::TaskTracker;
 
+use super::ahead::{Ahead, Heard};
 use super::body::Body;
 use super::endpoint::{Endpoint, Live, Slot};
 use super::error::SendError;
@@ -218,7 +219,8 @@ where
     let mut builder = http1::Builder::new();
     // One flat write measured cheaper than gathering the pieces.
     builder.writev(false).max_buf_size(BUFFER);
-    let handshake = builder.handshake::<_, Body>(TokioIo::new(stream));
+    let ahead = Ahead::new();
+    let handshake = builder.handshake::<_, Body>(TokioIo::new(Heard::new(stream, Arc::clone(&ahead))));
     let (sender, connection) = handshake.await.map_err(io::Error::other)?;
     let slot = Arc::new(slot);
     let held = Arc::clone(&slot);
@@ -227,7 +229,7 @@ where
         let _ended = connection.with_upgrades().await;
         drop(held);
     });
-    Ok(Made::Alone(Live::new(sender, task.abort_handle(), slot)))
+    Ok(Made::Alone(Live::new(sender, task.abort_handle(), slot, ahead)))
 }
 
 async fn begin_http2<T>(endpoint: &Endpoint, slot: Slot, stream: T) -> io::Result<Arc<Joint>>

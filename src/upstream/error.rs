@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::io;
 
+use super::ahead::Endless;
 use super::body::BodyError;
 use crate::model::problem::Problem;
 use crate::model::refusal::{Fault, Refusal};
@@ -162,6 +163,11 @@ impl From<hyper::Error> for SendError {
         };
         if let Some(body) = source.downcast_ref::<BodyError>() {
             return Self::RequestBody { problem: body.problem(), source: error };
+        }
+        if let Some(inner) = source.downcast_ref::<io::Error>().and_then(io::Error::get_ref)
+            && inner.is::<Endless>()
+        {
+            return Self::Nonsense(error);
         }
         match source.downcast_ref::<h2::Error>() {
             Some(stream) if stream.is_remote() && stream.reason() == Some(h2::Reason::REFUSED_STREAM) => {

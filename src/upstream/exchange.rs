@@ -33,7 +33,10 @@ pub(super) async fn exchange(
     patience: Patience,
 ) -> Result<Response<Incoming>, Lost> {
     let answer = match link {
-        Link::Alone(live) => Either::Left(live.sender.try_send_request(request)),
+        Link::Alone(live) => {
+            live.ahead.begins();
+            Either::Left(live.sender.try_send_request(request))
+        }
         Link::Joint(stream) => Either::Right(stream.sender.try_send_request(request)),
     };
     let mut answer = pin!(answer);

@@ -31,6 +31,16 @@ pub(super) enum Link {
     Joint(Stream),
 }
 
+impl Link {
+    /// The answer's head is here.
+    pub(super) fn answered(&self) {
+        match self {
+            Self::Alone(live) => live.ahead.is_over(),
+            Self::Joint(stream) => stream.joint.answered(),
+        }
+    }
+}
+
 /// A connection in use by one request. Dropped before [`Lease::finish`], it is cut, or its stream is: nobody
 /// may find the rest of this answer on it.
 pub(super) struct Lease {

@@ -21,6 +21,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+mod ahead;
 mod balance;
 pub mod body;
 mod budget;
@@ -198,9 +199,7 @@ impl Pools {
             let second = if reused && !want.fresh { spare(&request) } else { None };
             match exchange(&mut link, request, upload.as_ref(), patience).await {
                 Ok(response) => {
-                    if let Link::Joint(stream) = &link {
-                        stream.joint.answered();
-                    }
+                    link.answered();
                     match response.status() {
                         StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
                             load.0.health.erred(&to.ejection);

@@ -131,7 +131,7 @@ async fn a_gigabyte_up_and_a_gigabyte_down_at_once_pass_at_constant_memory() {
 }
 
 #[tokio::test]
-async fn a_backend_that_says_1xx_without_end_is_a_504_and_one_that_says_a_few_is_not() {
+async fn a_backend_that_says_1xx_without_end_is_a_502_at_once_and_one_that_says_a_few_is_not() {
     let said = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&said);
     let url = backend(move |mut socket| {
@@ -152,8 +152,10 @@ async fn a_backend_that_says_1xx_without_end_is_a_504_and_one_that_says_a_few_is
         }
     })
     .await;
-    let site = "[[site.route]]\nmatch = \"GET /open/{*rest}\"\npublic = true\nresponse_timeout = \"1s\"\n";
-    let home = Home::new(&Plan { postgres: None, backend: &url, store: "", top: "", site });
+    let site = "[[site.route]]\nmatch = \"GET /open/{*rest}\"\npublic = true\nresponse_timeout = \"20s\"\n";
+    // One thread for all: hyper reads interim answers for as long as there are any, and nothing else would be served.
+    let top = "[connections]\nworkers = 1";
+    let home = Home::new(&Plan { postgres: None, backend: &url, store: "", top, site });
     let served = home.start().await;
     assert_eq!(served.http.get("/open/few").send().await.text(), "ok");
     let before = served.resident();
@@ -166,12 +168,12 @@ async fn a_backend_that_says_1xx_without_end_is_a_504_and_one_that_says_a_few_is
         }
     };
     let (flooded, ()) = tokio::join!(flooded, beside);
-    assert_eq!(flooded.status, 504, "{}", flooded.text());
+    assert_eq!(flooded.status, 502, "{}", flooded.text());
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-    let heard = said.load(Ordering::Relaxed);
-    assert!(heard > 1_000_000, "it was a flood: {heard}");
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert!(said.load(Ordering::Relaxed) < heard + 10_000_000, "and nobody listens to it any more");
+    let heard = said.load(Ordering::Relaxed);
+    assert!(heard > 512 * 1024, "it was a flood: {heard}");
+    assert!(heard < 20_000_000, "and nobody listens to it any more: {heard}");
     assert!(served.resident().saturating_sub(before) < 16 * 1024);
     served.process.stop().await.good();
 }

@@ -9,11 +9,14 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::{Carrying, Endpoint, Slot, State, Turn};
+use crate::upstream::ahead::Ahead;
 use crate::upstream::body::Body;
 
 /// A connection that hyper runs. Dropped, it is cut at once, whatever was under way.
 pub(in crate::upstream) struct Live {
     pub(in crate::upstream) sender: SendRequest<Body>,
+    /// What the backend may say before its answer.
+    pub(in crate::upstream) ahead: Arc<Ahead>,
     task: Option<AbortHandle>,
     /// Counted until the last of its holders is gone: the task, this, a tunnel.
     pub(in crate::upstream) slot: Arc<Slot>,
@@ -23,8 +26,13 @@ pub(in crate::upstream) struct Live {
 }
 
 impl Live {
-    pub(in crate::upstream) fn new(sender: SendRequest<Body>, task: AbortHandle, slot: Arc<Slot>) -> Self {
-        Self { sender, task: Some(task), slot, thread: thread::current().id() }
+    pub(in crate::upstream) fn new(
+        sender: SendRequest<Body>,
+        task: AbortHandle,
+        slot: Arc<Slot>,
+        ahead: Arc<Ahead>,
+    ) -> Self {
+        Self { sender, ahead, task: Some(task), slot, thread: thread::current().id() }
     }
 
     /// Lets an idle connection end by itself, with TLS's goodbye where there is TLS.

@@ -313,16 +313,59 @@ async fn flooding(begun: &'static str, flood: String) -> (Peer, tokio::sync::mps
 }
 
 #[tokio::test]
-async fn a_flood_of_interim_answers_ends_when_the_answer_is_due() {
+async fn a_flood_of_interim_answers_is_no_answer_and_a_drip_of_them_ends_when_the_answer_is_due() {
     for interim in ["HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"] {
         let (peer, mut hears) = flooding("", interim.repeat(1000)).await;
-        let to = Settings { response_timeout: SHORT, ..peer.settings() };
         let pools = Pools::new(None);
-        let error = within(pools.send(&to, get("/"), None)).await.unwrap_err();
-        assert!(matches!(error, SendError::ResponseTimeout), "{error:?}");
+        let error = within(pools.send(&peer.settings(), get("/"), None)).await.unwrap_err();
+        assert!(matches!(error, SendError::Nonsense(_)), "not after 5 s: {error:?}");
+        assert_eq!(error.problem(), Problem::BadGateway);
         within(hears.recv()).await.expect("the connection is cut");
         eventually(|| pools.gauges()[0].open == 0).await;
+        // Far more than anybody needs, and each request has as many.
+        let many = interim.repeat(1000);
+        let peer = Peer::play(move |_, mut wire| {
+            let many = many.clone();
+            async move {
+                while !wire.head().await.is_empty() {
+                    wire.say(&many).await;
+                    wire.say("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+                }
+            }
+        })
+        .await;
+        for _ in 0..30 {
+            assert_eq!(ask(&pools, &peer.settings(), get("/")).await, "ok");
+        }
+        assert_eq!(peer.accepted(), 1, "on one connection");
+        let drips = Peer::play(move |_, mut wire| async move {
+            wire.head().await;
+            loop {
+                wire.say(interim).await;
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        let to = Settings { response_timeout: SHORT, ..drips.settings() };
+        let error = within(pools.send(&to, get("/"), None)).await.unwrap_err();
+        assert!(matches!(error, SendError::ResponseTimeout), "{error:?}");
     }
+}
+
+#[tokio::test]
+async fn an_answer_may_be_as_long_as_it_likes_once_its_head_is_here() {
+    const LONG: usize = 4 * super::super::ahead::MOST;
+    let peer = Peer::play(|_, mut wire| async move {
+        while !wire.head().await.is_empty() {
+            wire.say(&format!("HTTP/1.1 200 OK\r\ncontent-length: {LONG}\r\n\r\n{}", "x".repeat(LONG))).await;
+        }
+    })
+    .await;
+    let pools = Pools::new(None);
+    for _ in 0..2 {
+        assert_eq!(ask(&pools, &peer.settings(), get("/")).await.len(), LONG);
+    }
+    assert_eq!(peer.accepted(), 1);
 }
 
 #[tokio::test]
