@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use http::header::CONNECTION;
 use http::{HeaderValue, StatusCode};
-use hyper::service::service_fn;
+use hyper::body::Incoming;
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::certificate::Vouched;
 use super::exchange;
+use super::observe::Observed;
 use super::pace::{Pace, Tended};
 use super::streams::{Answering, Streams};
 use super::workers::Seat;
@@ -159,12 +161,10 @@ where
     let http2 = connection.tls.is_some_and(|tls| tls.http2);
     let taken_back = TAKEN_BACK.max(usize::try_from(bounds.max_streams).unwrap_or(TAKEN_BACK));
     let pace = Pace::begin(http2, taken_back);
-    let metrics = Arc::clone(&gateway.metrics);
     let stream = Tended::new(stream, Arc::clone(&pace), bounds.header_timeout, bounds.idle_timeout);
-    let asked = Arc::clone(&pace);
-    let leaving = drain.clone();
+    let (asked, leaving, of) = (Arc::clone(&pace), drain.clone(), Arc::clone(&gateway));
     let answer = move |request| {
-        let (gateway, connection) = (Arc::clone(&gateway), Arc::clone(&connection));
+        let (gateway, connection) = (Arc::clone(&of), Arc::clone(&connection));
         let (request, leftover) = Arriving::of(request, asked.lingering());
         let (asked, leaving) = (asked.ask(leftover), leaving.clone());
         async move {
@@ -185,53 +185,8 @@ where
     // The error of a connection is the client's doing (a reset, a bad preface, a timeout) and hyper has
     // already answered what could be answered; what it cost is in the metrics.
     if http2 {
-        let mut builder = hyper::server::conn::http2::Builder::new(Streams { patience: bounds.send_timeout });
-        builder
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(bounds.max_streams)
-            .max_header_list_size(u32::try_from(bounds.max_header_size).unwrap_or(u32::MAX))
-            .max_pending_accept_reset_streams(PENDING_RESETS)
-            .max_local_error_reset_streams(PROVOKED_RESETS)
-            .max_send_buf_size(SEND_BUFFER)
-            .keep_alive_interval(Some(bounds.idle_timeout))
-            .keep_alive_timeout(bounds.header_timeout);
-        let serving = builder.serve_connection(TokioIo::new(stream), service_fn(answer));
-        tokio::pin!(serving);
-        tokio::select! {
-            _ = serving.as_mut() => {}
-            () = never_begun(&pace, bounds.header_timeout) => {}
-            () = pace.rested(bounds.idle_timeout) => {
-                serving.as_mut().graceful_shutdown();
-                // A client that takes no notice of GOAWAY is let go all the same.
-                tokio::select! {
-                    _ = serving.as_mut() => {}
-                    () = pace.unused(bounds.header_timeout) => {}
-                }
-            }
-            () = pace.flooded() => {
-                metrics.connections.taken_back.inc();
-                // GOAWAY; hyper knows no code for it but that of a goodbye in order. What is under way may still end.
-                serving.as_mut().graceful_shutdown();
-                tokio::select! {
-                    _ = serving.as_mut() => {}
-                    () = tokio::time::sleep(LAST_CHANCE) => {}
-                }
-            }
-            () = drain.begun() => {
-                let begun = || pace.read() >= PREFACE;
-                if !begun() {
-                    tokio::select! {
-                        _ = serving.as_mut() => return,
-                        () = pace.anything() => {}
-                        () = tokio::time::sleep(LAST_CHANCE) => {}
-                    }
-                }
-                if begun() {
-                    serving.as_mut().graceful_shutdown();
-                    let _ = serving.await;
-                }
-            }
-        }
+        // Boxed: it is several times what HTTP/1.1 is, and a connection of that would hold the room for it.
+        Box::pin(serve_http2(&gateway, stream, service_fn(answer), &pace, &drain)).await;
     } else {
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder
@@ -245,20 +200,104 @@ where
         // Boxed: by value hyper would move each request's whole state into place, and a connection that rests would
         // hold the room for one.
         let service = service_fn(move |request| Box::pin(answer(request)));
-        let serving = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-        tokio::pin!(serving);
-        tokio::select! {
-            _ = serving.as_mut() => {}
-            () = drain.begun() => {
-                // hyper closes a connection that rests at once, and whoever is just about to ask would be reset.
+        serve_http1(&builder, stream, service, (&pace, bounds.idle_timeout), &drain).await;
+    }
+}
+
+/// Serves HTTP/2.
+async fn serve_http2<S, F>(gateway: &Gateway, stream: Tended<S>, service: F, pace: &Pace, drain: &Drain)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    F: HttpService<Incoming, ResBody = Answering<Observed>, Error = io::Error, Future: Send + 'static>,
+{
+    let bounds = &gateway.bounds;
+    let mut builder = hyper::server::conn::http2::Builder::new(Streams { patience: bounds.send_timeout });
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(bounds.max_streams)
+        .max_header_list_size(u32::try_from(bounds.max_header_size).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(PROVOKED_RESETS)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(Some(bounds.idle_timeout))
+        .keep_alive_timeout(bounds.header_timeout);
+    let serving = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    tokio::select! {
+        _ = serving.as_mut() => {}
+        () = never_begun(pace, bounds.header_timeout) => {}
+        () = pace.rested(bounds.idle_timeout) => {
+            serving.as_mut().graceful_shutdown();
+            // A client that takes no notice of GOAWAY is let go all the same.
+            tokio::select! {
+                _ = serving.as_mut() => {}
+                () = pace.unused(bounds.header_timeout) => {}
+            }
+        }
+        () = pace.flooded() => {
+            gateway.metrics.connections.taken_back.inc();
+            // GOAWAY; hyper knows no code for it but that of a goodbye in order. What is under way may still end.
+            serving.as_mut().graceful_shutdown();
+            tokio::select! {
+                _ = serving.as_mut() => {}
+                () = tokio::time::sleep(LAST_CHANCE) => {}
+            }
+        }
+        () = drain.begun() => {
+            let begun = || pace.read() >= PREFACE;
+            if !begun() {
                 tokio::select! {
                     _ = serving.as_mut() => return,
                     () = pace.anything() => {}
                     () = tokio::time::sleep(LAST_CHANCE) => {}
                 }
+            }
+            if begun() {
                 serving.as_mut().graceful_shutdown();
                 let _ = serving.await;
             }
+        }
+    }
+}
+
+/// Serves HTTP/1.1. A connection that rests gives back hyper's state and buffers, which are most of what it holds, and
+/// takes new ones when its client speaks again.
+async fn serve_http1<S, F>(
+    builder: &hyper::server::conn::http1::Builder,
+    mut stream: Tended<S>,
+    mut service: F,
+    (pace, idle): (&Pace, Duration),
+    drain: &Drain,
+) where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    F: HttpService<Incoming, ResBody = Answering<Observed>, Error = io::Error>,
+{
+    loop {
+        // Boxed: a connection that rests would hold the room for it.
+        let mut serving = Box::new(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+        tokio::select! {
+            biased;
+            _ = &mut *serving => return,
+            () = pace.settled(idle) => {}
+            () = drain.begun() => {
+                // hyper closes a connection that rests at once, and whoever is just about to ask would be reset.
+                tokio::select! {
+                    _ = &mut *serving => return,
+                    () = pace.anything() => {}
+                    () = tokio::time::sleep(LAST_CHANCE) => {}
+                }
+                Pin::new(&mut *serving).graceful_shutdown();
+                let _ = serving.await;
+                return;
+            }
+        }
+        let Some(parts) = serving.into_parts() else { return };
+        service = parts.service;
+        stream = parts.io.into_inner();
+        stream.unread(parts.read_buf);
+        tokio::select! {
+            going_on = stream.rest() => if !going_on { return },
+            () = last_chance(drain) => return stream.close().await,
         }
     }
 }

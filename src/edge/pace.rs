@@ -4,6 +4,7 @@
 //! HTTP/2 it knows none. Here a connection that rests, a head that has begun and bytes that are not taken each have a
 //! bound of their own, and in [`super::streams`] a stream whose window stays shut. Nothing is armed while bytes move.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
@@ -33,6 +35,8 @@ pub struct Pace {
     read: AtomicUsize,
     /// Whether it has become a tunnel, which has bounds of its own.
     tunnel: AtomicBool,
+    /// Whether something is still to be written that its client has no room for.
+    owes: AtomicBool,
     since: Instant,
     /// When the last request was over, in milliseconds from `since`.
     rested: AtomicU64,
@@ -48,6 +52,8 @@ pub struct Pace {
 
 /// How old a stream may be that its client takes back to count as one that it never wanted an answer to.
 const RAPID: Duration = Duration::from_secs(1);
+/// How long nothing must be under way for a connection to give back its buffers.
+const SETTLES: Duration = Duration::from_secs(1);
 
 impl Pace {
     /// Of a connection that begins now. `most_taken_back`: how many more streams its client may take back at once than
@@ -60,6 +66,7 @@ impl Pace {
             begun: AtomicUsize::new(0),
             read: AtomicUsize::new(0),
             tunnel: AtomicBool::new(false),
+            owes: AtomicBool::new(false),
             since: Instant::now(),
             rested: AtomicU64::new(0),
             lingering: TaskTracker::new(),
@@ -141,6 +148,18 @@ impl Pace {
         let rested = self.since + Duration::from_millis(self.rested.load(Ordering::Relaxed));
         let due = if busy { now } else { rested } + patience;
         (due > now).then_some(due)
+    }
+
+    /// Resolves when HTTP/1.1 has had nothing under way for a moment, in either direction: what serves it knows nothing
+    /// then that could not be made anew. Looks up once in that time, whatever comes and goes.
+    pub async fn settled(&self, idle: Duration) {
+        let moment = SETTLES.min(idle);
+        let mut due = Some(Instant::now() + moment);
+        while let Some(look) = due {
+            tokio::time::sleep_until(look).await;
+            let busy = self.tunnel.load(Ordering::Relaxed) || self.owes.load(Ordering::Relaxed);
+            due = if busy { Some(look + moment) } else { self.rests_until(moment) };
+        }
     }
 
     /// Resolves when an HTTP/2 connection has had no stream for `patience`.
@@ -238,19 +257,42 @@ pub struct Tended<S> {
     head_begun: bool,
     head: Stall,
     idle: Duration,
+    /// Until when it may rest; `Some`: it does.
     rest: Option<Pin<Box<Sleep>>>,
+    /// Read already, to be read again.
+    unread: Bytes,
+    owes: bool,
 }
+
+/// What came first after a rest: so little that who rests holds next to nothing for it.
+const FIRST_BYTES: usize = 64;
 
 impl<S> Tended<S> {
     /// `header`: how long a head may take that has begun; `idle`: how long HTTP/1.1 may rest between two requests.
     pub fn new(stream: S, pace: Arc<Pace>, header: Duration, idle: Duration) -> Self {
-        Self { stream, pace, seen: 0, head_begun: true, head: Stall::new(header), idle, rest: None }
+        Self {
+            stream,
+            pace,
+            seen: 0,
+            head_begun: true,
+            head: Stall::new(header),
+            idle,
+            rest: None,
+            unread: Bytes::new(),
+            owes: false,
+        }
+    }
+
+    /// Gives back what was read of a request that is not whole.
+    pub fn unread(&mut self, bytes: Bytes) {
+        self.unread = if self.unread.is_empty() { bytes } else { [bytes, self.unread.split_off(0)].concat().into() };
     }
 
     /// Whether the next byte is the client's to send: between two requests of HTTP/1.1.
     fn is_its_turn(&mut self) -> bool {
         let pace = &self.pace;
-        if !self.takes_turns() || pace.open.load(Ordering::Relaxed) > 0 || !pace.lingering.is_empty() {
+        let takes_turns = !pace.http2 && !pace.tunnel.load(Ordering::Relaxed);
+        if !takes_turns || pace.open.load(Ordering::Relaxed) > 0 || !pace.lingering.is_empty() {
             return false;
         }
         let begun = pace.begun.load(Ordering::Relaxed);
@@ -261,29 +303,54 @@ impl<S> Tended<S> {
         true
     }
 
-    fn takes_turns(&self) -> bool {
-        !self.pace.http2 && !self.pace.tunnel.load(Ordering::Relaxed)
+    fn note_owed<T>(&mut self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if self.owes != written.is_pending() {
+            self.owes = written.is_pending();
+            self.pace.owes.store(self.owes, Ordering::Relaxed);
+        }
+        written
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Tended<S> {
+    /// Waits for the client's next word, with no more room than that takes. `false`: it will not come. What has to come
+    /// in its time is bounded by it: the rest of a head, and the next request.
+    pub async fn rest(&mut self) -> bool {
+        if !self.unread.is_empty() {
+            return true;
+        }
+        let due = Instant::now() + self.idle.saturating_sub(SETTLES);
+        self.rest = Some(Box::pin(tokio::time::sleep_until(due)));
+        let mut first = [0; FIRST_BYTES];
+        let mut first = ReadBuf::new(&mut first);
+        let read = poll_fn(|cx| Pin::new(&mut *self).poll_read(cx, &mut first)).await;
+        self.rest = None;
+        match read {
+            Ok(()) if first.filled().is_empty() => {
+                self.close().await;
+                false
+            }
+            Ok(()) => {
+                self.unread = Bytes::copy_from_slice(first.filled());
+                true
+            }
+            Err(_) => false,
+        }
     }
 
-    /// Ready once the connection has rested for too long. Armed while a request is still under way, because hyper does
-    /// not read once more when it is over; where it goes off too early, it is set to when that will be. So it costs
-    /// nothing a request.
-    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            if let Some(rest) = self.rest.as_mut().filter(|rest| !rest.is_elapsed()) {
-                ready!(rest.as_mut().poll(cx));
-            }
-            let Some(due) = self.pace.rests_until(self.idle) else { return Poll::Ready(()) };
-            match &mut self.rest {
-                Some(rest) => rest.as_mut().reset(due),
-                None => self.rest = Some(Box::pin(tokio::time::sleep_until(due))),
-            }
-        }
+    /// Says goodbye, as far as that takes no waiting for a client that does not listen.
+    pub async fn close(&mut self) {
+        let _gone = poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx)).await;
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Tended<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.unread.is_empty() {
+            let count = self.unread.len().min(buffer.remaining());
+            buffer.put_slice(&self.unread.split_to(count));
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         if Pin::new(&mut self.stream).poll_read(cx, buffer)?.is_ready() {
             let count = buffer.filled().len() - before;
@@ -295,31 +362,31 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tended<S> {
             return Poll::Ready(Ok(()));
         }
         if !self.is_its_turn() {
-            if self.takes_turns() {
-                let _busy = self.poll_rest(cx);
-            }
             return Poll::Pending;
         }
         if self.head_begun {
             ready!(self.head.poll(cx));
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        // As if the client had closed: hyper then says goodbye in order.
-        self.poll_rest(cx).map(Ok)
+        // As if the client had closed.
+        self.rest.as_mut().map_or(Poll::Pending, |rest| rest.as_mut().poll(cx).map(Ok))
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Tended<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.note_owed(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.note_owed(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let closed = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.note_owed(closed)
     }
 
     fn poll_write_vectored(
@@ -327,7 +394,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Tended<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.note_owed(written)
     }
 
     fn is_write_vectored(&self) -> bool {

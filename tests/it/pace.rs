@@ -270,3 +270,38 @@ async fn a_trusted_proxy_has_as_many_connections_as_there_are() {
         held.push(stream);
     }
 }
+
+#[tokio::test]
+async fn whatever_a_rest_falls_into_nothing_of_a_request_is_lost() {
+    // Longer than a connection waits before it gives back its buffers.
+    const REST: Duration = Duration::from_millis(1400);
+    let gate = gate("header_timeout = \"60s\"\nidle_timeout = \"60s\"").await;
+    let mut stream = gate.client.stream(&[b"http/1.1"]).await;
+    // Before the first byte, within a head, between two requests.
+    for at in [0, 1, ASK.len() - 1] {
+        tokio::time::sleep(REST).await;
+        stream.write_all(&ASK.as_bytes()[..at]).await.expect("sent");
+        tokio::time::sleep(REST).await;
+        stream.write_all(&ASK.as_bytes()[at..]).await.expect("sent");
+        assert_eq!(answer(&mut stream).await, "401", "{at}");
+    }
+    // Several at once, the last of them cut.
+    tokio::time::sleep(REST).await;
+    let cut = ASK.len() - 4;
+    stream.write_all(&[ASK, ASK, &ASK[..cut]].concat().into_bytes()).await.expect("sent");
+    for _ in 0..2 {
+        assert_eq!(answer(&mut stream).await, "401");
+    }
+    tokio::time::sleep(REST).await;
+    stream.write_all(&ASK.as_bytes()[cut..]).await.expect("sent");
+    assert_eq!(answer(&mut stream).await, "401");
+    // Within a body.
+    let head = "POST /api/v1/auth/login HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{";
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    tokio::time::sleep(REST).await;
+    stream.write_all(b"}").await.expect("sent");
+    let status = answer(&mut stream).await;
+    assert!(status.starts_with('4') && status != "408", "{status}");
+    stream.write_all(ASK.as_bytes()).await.expect("sent");
+    assert_eq!(answer(&mut stream).await, "401");
+}
