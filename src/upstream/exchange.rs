@@ -1,6 +1,6 @@
 //! One request and the head of its answer, on one connection.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use futures_util::future::Either;
 use http::header::{CONNECTION, HeaderName};
 use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
 use super::body::Body;
@@ -25,21 +26,26 @@ pub(super) struct Lost {
     pub(super) unsent: Option<Request<Body>>,
 }
 
-/// Sends and waits for the head of the answer. On an error, or when dropped, the caller drops `link` too.
-pub(super) async fn exchange(
-    link: &mut Link,
-    request: Request<Body>,
-    upload: Option<&Arc<Upload>>,
-    patience: Patience,
-) -> Result<Response<Incoming>, Lost> {
-    let answer = match link {
+/// Sends, at once; resolves to the answer, or to why there is none.
+pub(super) fn send(link: &mut Link, request: Request<Body>) -> impl Future<Output = Sent> + use<> {
+    match link {
         Link::Alone(live) => {
             live.ahead.begins();
             Either::Left(live.sender.try_send_request(request))
         }
         Link::Joint(stream) => Either::Right(stream.sender.try_send_request(request)),
-    };
-    let mut answer = pin!(answer);
+    }
+}
+
+/// What hyper says of a request.
+type Sent = Result<Response<Incoming>, TrySendError<Request<Body>>>;
+
+/// Waits for the head of the answer. On an error, or when dropped, the caller drops the connection too.
+pub(super) async fn head(
+    mut answer: Pin<&mut impl Future<Output = Sent>>,
+    upload: Option<&Arc<Upload>>,
+    patience: Patience,
+) -> Result<Response<Incoming>, Lost> {
     let first = if upload.is_some() { patience.response.min(patience.idle) } else { patience.response };
     let mut alarm = pin!(tokio::time::sleep(first));
     let error = loop {

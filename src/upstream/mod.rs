@@ -9,6 +9,7 @@
 //! What it is not: it knows no routes, sites or identities, and renders nothing for clients.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -59,7 +60,7 @@ use balance::{Dice, lighter};
 use body::Body;
 use connect::{Made, Origin, Steps, connect};
 use endpoint::{Endpoint, Limits, Turn, Want};
-use exchange::{Lost, exchange, is_repeatable, lifetime, spare};
+use exchange::{Lost, head, is_repeatable, lifetime, send, spare};
 use lease::{Lease, Link, Load};
 use progress::{Patience, Upload};
 use trail::Trail;
@@ -128,18 +129,19 @@ impl Pools {
         request: Request<Body>,
         overrides: Option<&Overrides>,
     ) -> Result<Response<Body>, SendError> {
-        let answered = self.answered(to, request, overrides, false).await?;
+        let answered = self.answered(to, &mut Some(request), overrides, false).await?;
         if answered.response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(SendError::Unacceptable("it switches protocols unasked"));
         }
         into_answer(answered)
     }
 
-    /// `alone`: on a connection that nobody shares, in HTTP/1.1.
+    /// Takes the request, which stays in one place until it is sent: it is large, and each future on the way would hold
+    /// room for it. `alone`: on a connection that nobody shares, in HTTP/1.1.
     async fn answered(
         &self,
         to: &Settings,
-        request: Request<Body>,
+        request: &mut Option<Request<Body>>,
         overrides: Option<&Overrides>,
         alone: bool,
     ) -> Result<Answered, SendError> {
@@ -155,12 +157,13 @@ impl Pools {
     async fn attempt(
         &self,
         to: &Settings,
-        mut request: Request<Body>,
+        slot: &mut Option<Request<Body>>,
         own: Overrides,
         alone: bool,
     ) -> Result<Answered, SendError> {
-        let upload = request.body_mut().watch();
-        let trail = request.extensions_mut().remove::<Trail>();
+        let unsent = slot.as_mut().ok_or(SendError::Unsendable("it was sent before"))?;
+        let upload = unsent.body_mut().watch();
+        let trail = unsent.extensions_mut().remove::<Trail>();
         let idle = own.idle.unwrap_or(to.idle_timeout);
         let patience = Patience { response: own.response.unwrap_or(to.response_timeout), idle };
         let steps = Steps { tcp: own.connect.unwrap_or(to.connect_timeout), tls: own.tls.unwrap_or(to.tls_timeout) };
@@ -191,13 +194,17 @@ impl Pools {
                     return Err(error);
                 }
             };
+            let Some(mut request) = slot.take() else { return Err(SendError::Unsendable("it was sent before")) };
             match &link {
                 Link::Alone(_) => framing::reframe(&mut request),
                 Link::Joint(_) => framing::reframe_http2(&mut request, load.0.origin.scheme())
                     .ok_or(SendError::Unsendable("its Host is no authority"))?,
             }
-            let second = if reused && !want.fresh { spare(&request) } else { None };
-            match exchange(&mut link, request, upload.as_ref(), patience).await {
+            if reused && !want.fresh {
+                *slot = spare(&request);
+            }
+            let answer = pin!(send(&mut link, request));
+            match head(answer, upload.as_ref(), patience).await {
                 Ok(response) => {
                     link.answered();
                     match response.status() {
@@ -222,10 +229,10 @@ impl Pools {
                     }
                     // The backend let go of an idle connection just as we took it: not its last word.
                     let harmless = |request: &Request<Body>| error.is_refused() || is_repeatable(request.method());
-                    let second = unsent.or_else(|| second.filter(harmless));
-                    match second.filter(|_| error.is_closed() || error.is_refused()) {
-                        Some(second) if reused && !want.fresh && to.budget.spend(to.retries) => request = second,
-                        _ => return Err(error),
+                    *slot = unsent.or_else(|| slot.take().filter(harmless));
+                    let again = slot.is_some() && (error.is_closed() || error.is_refused());
+                    if !(again && reused && !want.fresh && to.budget.spend(to.retries)) {
+                        return Err(error);
                     }
                     want.fresh = true;
                     failed = Some(error);

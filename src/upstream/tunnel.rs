@@ -129,7 +129,7 @@ impl Pools {
         dress(request.headers_mut());
         let accept = request.headers().get(SEC_WEBSOCKET_KEY).map(accept);
         let offered = Offered::of(request.headers());
-        let answered = self.answered(to, request, overrides, true).await?;
+        let answered = self.answered(to, &mut Some(request), overrides, true).await?;
         if answered.response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return into_answer(answered).map(Opened::Answer);
         }
