@@ -177,7 +177,7 @@ impl Exchange {
 
     /// How long ago it arrived.
     pub fn took(&self) -> Duration {
-        self.gateway.clock.now().steady.since(self.now.steady)
+        self.gateway.clock.steady().since(self.now.steady)
     }
 
     /// The site; every stage after `intake` has one.

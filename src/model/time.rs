@@ -107,6 +107,11 @@ pub struct Now {
 pub trait Clock: Send + Sync + fmt::Debug {
     /// Reads both clocks.
     fn now(&self) -> Now;
+
+    /// Reads the steady one alone.
+    fn steady(&self) -> Steady {
+        self.now().steady
+    }
 }
 
 /// The machine's clocks.
@@ -133,8 +138,11 @@ impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "one of the two real clocks")]
     fn now(&self) -> Now {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        let steady = u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX);
-        Now { wall: Timestamp(millis_of(wall)), steady: Steady(steady) }
+        Now { wall: Timestamp(millis_of(wall)), steady: self.steady() }
+    }
+
+    fn steady(&self) -> Steady {
+        Steady(u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 }
 

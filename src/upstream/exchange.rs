@@ -1,7 +1,9 @@
 //! One request and the head of its answer, on one connection.
 
-use std::pin::{Pin, pin};
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::Either;
@@ -15,7 +17,7 @@ use super::body::Body;
 use super::error::SendError;
 use super::hygiene::tokens;
 use super::lease::Link;
-use super::progress::{Patience, Upload, Verdict};
+use super::progress::{Alarm, Patience, Upload, Verdict};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
@@ -43,26 +45,29 @@ type Sent = Result<Response<Incoming>, TrySendError<Request<Body>>>;
 /// Waits for the head of the answer. On an error, or when dropped, the caller drops the connection too.
 pub(super) async fn head(
     mut answer: Pin<&mut impl Future<Output = Sent>>,
+    alarm: &mut Alarm,
     upload: Option<&Arc<Upload>>,
     patience: Patience,
 ) -> Result<Response<Incoming>, Lost> {
     let first = if upload.is_some() { patience.response.min(patience.idle) } else { patience.response };
-    let mut alarm = pin!(tokio::time::sleep(first));
+    let mut due = Instant::now() + first;
     let error = loop {
-        tokio::select! {
-            biased;
-            answer = &mut answer => return answer.map_err(|mut error| {
+        let told = poll_fn(|cx| match answer.as_mut().poll(cx) {
+            Poll::Ready(answer) => Poll::Ready(Some(answer)),
+            Poll::Pending => alarm.poll(due, cx).map(|()| None),
+        });
+        if let Some(answer) = told.await {
+            return answer.map_err(|mut error| {
                 let unsent = error.take_message();
                 let error = match (error.into_error(), upload.and_then(|upload| upload.failure())) {
                     (source, Some(problem)) => SendError::RequestBody { problem: problem.clone(), source },
                     (source, None) => source.into(),
                 };
                 Lost { error, unsent }
-            }),
-            () = &mut alarm => {}
+            });
         }
         match upload.map_or(Verdict::Unanswered, |upload| upload.verdict(patience, Instant::now())) {
-            Verdict::Until(when) => alarm.as_mut().reset(when),
+            Verdict::Until(when) => due = when,
             Verdict::Stalled => break SendError::IdleTimeout,
             Verdict::Unanswered => break SendError::ResponseTimeout,
         }

@@ -62,7 +62,7 @@ use connect::{Made, Origin, Steps, connect};
 use endpoint::{Endpoint, Limits, Turn, Want};
 use exchange::{Lost, head, is_repeatable, lifetime, send, spare};
 use lease::{Lease, Link, Load};
-use progress::{Patience, Upload};
+use progress::{Alarm, Patience, Upload};
 use trail::Trail;
 use watch::Watches;
 
@@ -204,7 +204,12 @@ impl Pools {
                 *slot = spare(&request);
             }
             let answer = pin!(send(&mut link, request));
-            match head(answer, upload.as_ref(), patience).await {
+            let mut own = Alarm::default();
+            let alarm = match &mut link {
+                Link::Alone(live) => &mut live.alarm,
+                Link::Joint(_) => &mut own,
+            };
+            match head(answer, alarm, upload.as_ref(), patience).await {
                 Ok(response) => {
                     link.answered();
                     match response.status() {

@@ -53,6 +53,28 @@ impl Stall {
     }
 }
 
+/// A timer that many waits use, one after the other, and that costs next to nothing to set: where an earlier wait set it
+/// to a time that comes too early for this one, it is put off only when it goes off.
+#[derive(Debug, Default)]
+pub(super) struct Alarm(Option<Pin<Box<Sleep>>>);
+
+impl Alarm {
+    /// Ready once it is `due`.
+    pub(super) fn poll(&mut self, due: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let sleep = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+        if sleep.deadline() > due {
+            sleep.as_mut().reset(due);
+        }
+        while sleep.as_mut().poll(cx).is_ready() {
+            if sleep.deadline() >= due {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(due);
+        }
+        Poll::Pending
+    }
+}
+
 /// How much longer may be waited for one who has to send at a least rate. Waiting spends it and bytes earn it back, up
 /// to where it began: what came fast is no excuse for dripping afterwards, and the time in which nobody asks for a byte
 /// costs nothing.
@@ -245,6 +267,27 @@ mod tests {
         upload.note(Phase::Done);
         assert!(matches!(upload.verdict(PATIENCE, at(9)), Verdict::Until(_)));
         assert_eq!(upload.verdict(PATIENCE, at(11)), Verdict::Unanswered);
+    }
+
+    #[tokio::test]
+    async fn an_alarm_goes_off_when_the_last_who_set_it_meant_it_to() {
+        let mut alarm = Alarm::default();
+        let millis = Duration::from_millis;
+        let begun = Instant::now();
+        // Set, and left before it went off, as by an answer that comes in time.
+        let left = std::future::poll_fn(|cx| Poll::Ready(alarm.poll(begun + millis(30), cx)));
+        assert!(left.await.is_pending());
+        for due in [begun + millis(150), begun + millis(300), begun + millis(100)] {
+            std::future::poll_fn(|cx| alarm.poll(due, cx)).await;
+            assert!(Instant::now() >= due, "not before its time");
+        }
+        // One that was set to a later time than is meant now.
+        let late = Instant::now() + Duration::from_secs(60);
+        let left = std::future::poll_fn(|cx| Poll::Ready(alarm.poll(late, cx)));
+        assert!(left.await.is_pending());
+        let due = Instant::now() + millis(50);
+        tokio::time::timeout(Duration::from_secs(20), std::future::poll_fn(|cx| alarm.poll(due, cx))).await.unwrap();
+        assert!(Instant::now() >= due);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{Carrying, Endpoint, Slot, State, Turn};
 use crate::upstream::ahead::Ahead;
 use crate::upstream::body::Body;
+use crate::upstream::progress::Alarm;
 
 /// A connection that hyper runs. Dropped, it is cut at once, whatever was under way.
 pub(in crate::upstream) struct Live {
@@ -23,6 +24,8 @@ pub(in crate::upstream) struct Live {
     /// The thread that made it, which is the one that runs it where each has a runtime of its own: from any other, every
     /// request on it would wake a thread that sleeps.
     thread: ThreadId,
+    /// For how long each request waits for its answer.
+    pub(in crate::upstream) alarm: Alarm,
 }
 
 impl Live {
@@ -32,7 +35,7 @@ impl Live {
         slot: Arc<Slot>,
         ahead: Arc<Ahead>,
     ) -> Self {
-        Self { sender, ahead, task: Some(task), slot, thread: thread::current().id() }
+        Self { sender, ahead, task: Some(task), slot, thread: thread::current().id(), alarm: Alarm::default() }
     }
 
     /// Lets an idle connection end by itself, with TLS's goodbye where there is TLS.
