@@ -53,7 +53,7 @@ pub struct Pace {
 /// How old a stream may be that its client takes back to count as one that it never wanted an answer to.
 const RAPID: Duration = Duration::from_secs(1);
 /// How long nothing must be under way for a connection to give back its buffers.
-const SETTLES: Duration = Duration::from_secs(1);
+const SETTLES: Duration = Duration::from_millis(500);
 
 impl Pace {
     /// Of a connection that begins now. `most_taken_back`: how many more streams its client may take back at once than

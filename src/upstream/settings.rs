@@ -113,7 +113,7 @@ impl Settings {
             retries: Retries::default(),
             budget: Arc::default(),
             health: None,
-            max_idle: 64,
+            max_idle: 1024,
             max_connections: 1024,
             max_streams: 100,
         }

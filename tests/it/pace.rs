@@ -274,7 +274,7 @@ async fn a_trusted_proxy_has_as_many_connections_as_there_are() {
 #[tokio::test]
 async fn whatever_a_rest_falls_into_nothing_of_a_request_is_lost() {
     // Longer than a connection waits before it gives back its buffers.
-    const REST: Duration = Duration::from_millis(1400);
+    const REST: Duration = Duration::from_millis(800);
     let gate = gate("header_timeout = \"60s\"\nidle_timeout = \"60s\"").await;
     let mut stream = gate.client.stream(&[b"http/1.1"]).await;
     // Before the first byte, within a head, between two requests.
