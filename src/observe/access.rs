@@ -10,9 +10,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::ser::{Serialize, SerializeStruct, Serializer};
+use uuid::Uuid;
 
 use super::mask;
 use super::metrics::labels::{Cut, TlsVersion, TunnelEnd};
+use super::object::Object;
 use crate::model::id::{KeyId, OrgId, SessionId, UserId};
 use crate::model::problem::ProblemKind;
 use crate::model::refusal::Fault;
@@ -105,37 +107,38 @@ impl Display for Shadow {
     }
 }
 
-impl Serialize for AccessLine<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut line = serializer.serialize_struct("access", 27)?;
-        line.serialize_field("time", &self.time.to_rfc3339())?;
-        line.serialize_field("kind", "access")?;
-        line.serialize_field("request_id", &*mask::cut(self.request_id, 128))?;
-        line.serialize_field("trace_id", &self.trace.map(Shown))?;
-        line.serialize_field("site", &self.site)?;
-        line.serialize_field("client", &Shown(self.client))?;
-        line.serialize_field("method", &*mask::cut(self.method, 32))?;
-        line.serialize_field("path", &*mask::path(self.path))?;
-        line.serialize_field("route", &self.route)?;
-        line.serialize_field("status", &self.status)?;
-        line.serialize_field("problem", &self.problem.map(ProblemKind::name))?;
-        line.serialize_field("shadow", &Some(self.shadow).filter(|shadow| !shadow.is_empty()))?;
-        line.serialize_field("user", &self.user.map(|id| Shown(id.uuid().simple())))?;
-        line.serialize_field("org", &self.org.map(|id| Shown(id.uuid().simple())))?;
-        line.serialize_field("key", &self.key.map(|id| Shown(id.uuid().simple())))?;
-        line.serialize_field("session", &self.session.map(|id| Shown(id.uuid().simple())))?;
-        line.serialize_field("auth", &self.auth)?;
-        line.serialize_field("duration_ms", &millis(self.took))?;
-        line.serialize_field("received_bytes", &self.received)?;
-        line.serialize_field("sent_bytes", &self.sent)?;
-        line.serialize_field("upstream", &self.upstream)?;
-        line.serialize_field("tunnel", &self.tunnel.map(TunnelEnd::name))?;
-        line.serialize_field("cut", &self.cut.map(Cut::name))?;
-        line.serialize_field("tls", &self.tls.map(TlsVersion::name))?;
-        line.serialize_field("alpn", &self.alpn.map(|alpn| mask::cut(alpn, 32)))?;
-        line.serialize_field("certificate", &self.certificate)?;
-        line.serialize_field("fault", &self.fault.map(|fault| told(fault)))?;
-        line.end()
+impl AccessLine<'_> {
+    /// Appends the line as JSON.
+    pub(super) fn json(&self, into: &mut Vec<u8>) {
+        let mut line = Object(into);
+        line.time(r#"{"time":"#, self.time);
+        line.text(r#","kind":"#, Some("access"));
+        line.text(r#","request_id":"#, Some(&mask::cut(self.request_id, 128)));
+        line.id(r#","trace_id":"#, self.trace.map(|trace| Uuid::from_bytes(*trace.bytes())));
+        line.text(r#","site":"#, self.site);
+        line.address(r#","client":"#, self.client);
+        line.text(r#","method":"#, Some(&mask::cut(self.method, 32)));
+        line.text(r#","path":"#, Some(&mask::path(self.path)));
+        line.text(r#","route":"#, self.route);
+        line.value(r#","status":"#, &self.status);
+        line.text(r#","problem":"#, self.problem.map(ProblemKind::name));
+        line.value(r#","shadow":"#, &Some(self.shadow).filter(|shadow| !shadow.is_empty()));
+        line.id(r#","user":"#, self.user.map(UserId::uuid));
+        line.id(r#","org":"#, self.org.map(OrgId::uuid));
+        line.id(r#","key":"#, self.key.map(KeyId::uuid));
+        line.id(r#","session":"#, self.session.map(SessionId::uuid));
+        line.text(r#","auth":"#, self.auth);
+        line.value(r#","duration_ms":"#, &millis(self.took));
+        line.value(r#","received_bytes":"#, &self.received);
+        line.value(r#","sent_bytes":"#, &self.sent);
+        line.text(r#","upstream":"#, self.upstream);
+        line.text(r#","tunnel":"#, self.tunnel.map(TunnelEnd::name));
+        line.text(r#","cut":"#, self.cut.map(Cut::name));
+        line.text(r#","tls":"#, self.tls.map(TlsVersion::name));
+        line.text(r#","alpn":"#, self.alpn.map(|alpn| mask::cut(alpn, 32)).as_deref());
+        line.text(r#","certificate":"#, self.certificate);
+        line.text(r#","fault":"#, self.fault.map(|fault| told(fault)).as_deref());
+        into.push(b'}');
     }
 }
 
@@ -209,3 +212,7 @@ pub(super) fn told(error: &dyn Error) -> String {
     }
     mask::cut(&mask::scrub(&text), 1024).into_owned()
 }
+
+#[cfg(test)]
+#[path = "access_tests.rs"]
+mod tests;

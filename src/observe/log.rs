@@ -4,7 +4,6 @@
 //! audit trail can have a file of its own besides. [`init`] is called once by `app` (and by the operator's
 //! commands, with [`Output::Stderr`]); everything else holds a [`Logs`] or uses `tracing`'s macros.
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
@@ -209,11 +208,11 @@ impl Logs {
     /// Writes a request's line.
     pub fn access(&self, line: &AccessLine<'_>) {
         if let Some(inner) = self.0.as_ref().filter(|_| self.wants_access()) {
-            with_line(
-                inner.format,
-                |buffer| inner.format.put(line, buffer),
-                |line| inner.log.push(line, Weight::Light),
-            );
+            let put = |buffer: &mut Vec<u8>| match inner.format {
+                LogFormat::Json => line.json(buffer),
+                LogFormat::Text => put_text(line, buffer),
+            };
+            with_line(inner.format, put, |line| inner.log.push(line, Weight::Light));
         }
     }
 
@@ -258,15 +257,6 @@ fn audit_file(file: &Path) -> Result<Box<dyn Write + Send>, LogError> {
     Ok(Box::new(opened))
 }
 
-impl LogFormat {
-    fn put<L: serde::Serialize + fmt::Display>(self, line: &L, buffer: &mut Vec<u8>) {
-        match self {
-            Self::Json => put_json(line, buffer),
-            Self::Text => put_text(line, buffer),
-        }
-    }
-}
-
 fn put_json(line: &impl serde::Serialize, buffer: &mut Vec<u8>) {
     // Writing to memory does not fail, and no map here has a key that is not text.
     let _ = serde_json::to_writer(buffer, line);
@@ -285,11 +275,9 @@ fn with_line(format: LogFormat, put: impl FnOnce(&mut Vec<u8>), hand_on: impl Fn
         raw.clear();
         line.clear();
         put(raw);
-        // What is written is text; the slow way is only for what should not be.
-        let raw = std::str::from_utf8(raw).map_or_else(|_| String::from_utf8_lossy(raw), Cow::Borrowed);
         match format {
-            LogFormat::Json => mask::append_json(&raw, line),
-            LogFormat::Text => mask::append_text(&raw, line),
+            LogFormat::Json => mask::append_json(raw, line),
+            LogFormat::Text => mask::append_text(raw, line),
         }
         line.push(b'\n');
         hand_on(line);

@@ -10,7 +10,7 @@ use std::fmt::Write;
 /// Appends `line` with its control and invisible characters as `\uXXXX`. In JSON the text stays the same
 /// JSON text: `serde_json` has escaped what stands below U+0020, this adds DEL, C1 (an 8-bit terminal's
 /// escape sequences), and the characters that hide or reorder others.
-pub(super) fn append_json(line: &str, into: &mut Vec<u8>) {
+pub(super) fn append_json(line: &[u8], into: &mut Vec<u8>) {
     append(line, into, |c, escaped| {
         for unit in c.encode_utf16(&mut [0; 2]) {
             let _ = write!(escaped, "\\u{unit:04x}");
@@ -19,19 +19,20 @@ pub(super) fn append_json(line: &str, into: &mut Vec<u8>) {
 }
 
 /// Appends `line` with its control and invisible characters as `\n` or `\u{9b}`, for a person.
-pub(super) fn append_text(line: &str, into: &mut Vec<u8>) {
+pub(super) fn append_text(line: &[u8], into: &mut Vec<u8>) {
     append(line, into, |c, escaped| escaped.extend(c.escape_default()));
 }
 
-fn append(line: &str, into: &mut Vec<u8>, escape: impl Fn(char, &mut String)) {
+fn append(line: &[u8], into: &mut Vec<u8>, escape: impl Fn(char, &mut String)) {
     // Without a way out in between, so that the compiler takes many bytes at once.
-    let odd = line.bytes().fold(false, |odd, byte| odd | !matches!(byte, b' '..=b'~'));
+    let odd = line.iter().fold(false, |odd, byte| odd | !matches!(byte, b' '..=b'~'));
     if !odd {
-        into.extend_from_slice(line.as_bytes());
+        into.extend_from_slice(line);
         return;
     }
     let mut escaped = String::with_capacity(line.len() + 16);
-    for c in line.chars() {
+    // What is written is text; should it not be, nobody's terminal is to learn of it.
+    for c in String::from_utf8_lossy(line).chars() {
         if is_hidden(c) { escape(c, &mut escaped) } else { escaped.push(c) }
     }
     into.extend_from_slice(escaped.as_bytes());
@@ -53,6 +54,11 @@ pub(super) fn cut(text: &str, most: usize) -> Cow<'_, str> {
 
 /// A path as the log shows it: no query, no fragment, at most 2 KiB, no token.
 pub(super) fn path(path: &str) -> Cow<'_, str> {
+    // One look at many bytes at once for most paths, which hold none of what is cut off or starred out below.
+    let clean = path.bytes().fold(true, |clean, byte| clean & !matches!(byte, b'?' | b'#' | b'J'));
+    if clean {
+        return cut(path, 2048);
+    }
     let bare = path.find(['?', '#']).map_or(path, |at| &path[..at]);
     let short = cut(bare, 2048);
     if short.contains("eyJ") { Cow::Owned(scrub(&short)) } else { short }
@@ -111,7 +117,7 @@ mod tests {
     fn what_moves_a_terminal_or_hides_text_is_escaped_and_letters_are_not() {
         let json = |line: &str| {
             let mut out = Vec::new();
-            append_json(line, &mut out);
+            append_json(line.as_bytes(), &mut out);
             String::from_utf8(out).unwrap()
         };
         assert_eq!(json("a\u{7f}b\u{9b}31mc\u{202e}d\u{2028}"), "a\\u007fb\\u009b31mc\\u202ed\\u2028");
@@ -120,7 +126,7 @@ mod tests {
         let read: String = serde_json::from_str(&json("\"a\u{9b}\u{e0041}b\"")).unwrap();
         assert_eq!(read, "a\u{9b}\u{e0041}b");
         let mut text = Vec::new();
-        append_text("a\x1b[31m\nb\u{9b}", &mut text);
+        append_text("a\x1b[31m\nb\u{9b}".as_bytes(), &mut text);
         assert_eq!(text, b"a\\u{1b}[31m\\nb\\u{9b}");
     }
 

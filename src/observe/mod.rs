@@ -8,6 +8,7 @@ pub mod audit;
 pub mod log;
 mod mask;
 pub mod metrics;
+mod object;
 pub mod otlp;
 mod sink;
 pub mod spans;
