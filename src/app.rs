@@ -4,6 +4,7 @@ pub mod handover;
 pub mod listeners;
 mod manager;
 mod reload;
+mod tend;
 mod traces;
 
 use std::net::SocketAddr;
@@ -12,13 +13,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::footprint::Footprint;
-use crate::config::{Boot, Loaded, Read};
+use crate::config::{Boot, Loaded};
 use crate::contract::source::Located;
 use crate::edge::accept::{self, Door};
 use crate::edge::admin;
@@ -29,7 +28,6 @@ use crate::limit::addresses::Addresses;
 use crate::model::entropy::Entropy;
 use crate::model::time::Clock;
 use crate::native::postman;
-use crate::observe::audit::Act;
 use crate::observe::log::Logs;
 use crate::observe::metrics::Metrics;
 use crate::observe::metrics::labels::{ChangeSource, Listener};
@@ -37,8 +35,10 @@ use crate::store::{Store, StoreError};
 use crate::tls;
 
 use listeners::{Inherited, Listening, Wanted};
-use reload::{Reloader, Watcher, show_expiries};
+use reload::{Reloader, show_expiries};
 use traces::Exporter;
+
+pub use tend::{Asked, Ended};
 
 /// How often other nodes' changes are asked for: a fifth of what a revocation may take to be everywhere.
 const FEED_EVERY: Duration = Duration::from_millis(200);
@@ -90,15 +90,6 @@ pub struct Running {
     stop_admin: CancellationToken,
     connections: TaskTracker,
     tenders: TaskTracker,
-}
-
-/// How a gateway came to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// What had begun was finished or had its time.
-    Drained,
-    /// It was told to stop a second time, and did at once.
-    CutOff,
 }
 
 /// The runtime of everything but clients' connections, which have [`Workers`].
@@ -301,138 +292,7 @@ async fn tend(gateway: Arc<Gateway>, stop: CancellationToken) {
     }
 }
 
-/// What this process is told by signals.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-    hand_over: Signal,
-}
-
-/// Why it ends.
-enum Leaving {
-    Told,
-    HandedOver,
-}
-
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-            hand_over: signal(SignalKind::user_defined2())?,
-        })
-    }
-
-    /// Resolves when it is told to stop.
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
 impl Running {
-    /// Serves until SIGTERM or SIGINT, then drains; the second of them ends that at once. SIGHUP, and a change of the
-    /// files in `footprint`, read the configuration again by `read`, which is given the generation to come. SIGUSR2
-    /// has this program started anew and hands the listeners over to it.
-    pub async fn until_signal<F>(self, read: F, footprint: Footprint) -> std::io::Result<Ended>
-    where
-        F: Fn(u64) -> Read + Send + Sync + 'static,
-    {
-        let mut signals = Signals::listen()?;
-        manager::ready().await;
-        let delay = match self.tend(&mut signals, &Arc::new(read), footprint).await {
-            Leaving::Told => {
-                self.gateway.start_draining();
-                manager::stopping().await;
-                self.reloader.boot.drain.delay
-            }
-            // Readiness is the other's now, and so is the operator's listener.
-            Leaving::HandedOver => {
-                self.stop_admin.cancel();
-                Duration::ZERO
-            }
-        };
-        tokio::select! {
-            () = self.drain_after(delay) => return Ok(Ended::Drained),
-            () = signals.stop() => {}
-        }
-        tracing::warn!("told a second time to stop: what is under way is cut off");
-        Ok(Ended::CutOff)
-    }
-
-    async fn tend<F>(&self, signals: &mut Signals, read: &Arc<F>, footprint: Footprint) -> Leaving
-    where
-        F: Fn(u64) -> Read + Send + Sync + 'static,
-    {
-        let every = self.reloader.boot.watch_every;
-        let mut watcher = Watcher::new(footprint, every);
-        let mut successor = std::pin::pin!(None);
-        loop {
-            let starting = async {
-                match successor.as_mut().as_pin_mut() {
-                    Some(starting) => starting.await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                _ = signals.terminate.recv() => return Leaving::Told,
-                _ = signals.interrupt.recv() => return Leaving::Told,
-                _ = signals.hangup.recv() => {}
-                () = watcher.changed() => tracing::info!("a file of the configuration has changed"),
-                outcome = starting => {
-                    successor.set(None);
-                    match outcome {
-                        Ok(pid) => {
-                            tracing::info!(pid, "another process serves now");
-                            self.gateway.audit(Act::HandedOver { to: pid });
-                            manager::handed_over(pid).await;
-                            return Leaving::HandedOver;
-                        }
-                        Err(error) => {
-                            let error = format!("{error:#}");
-                            tracing::error!(error, "the listeners are not handed over: this process goes on");
-                            self.gateway.metrics.connections.handover_failures.inc();
-                            self.gateway.audit(Act::HandoverFailed);
-                        }
-                    }
-                    continue;
-                }
-                _ = signals.hand_over.recv() => {
-                    if successor.as_ref().as_pin_ref().is_none() {
-                        tracing::info!("handing over: starting this program anew");
-                        successor.set(Some(handover::hand_over(&self.sockets)));
-                    }
-                    continue;
-                }
-            }
-            manager::reloading().await;
-            if let Some(footprint) = self.reload(read).await {
-                watcher = Watcher::new(footprint, every);
-            }
-            manager::ready().await;
-        }
-    }
-
-    /// Reads the configuration again, off the workers; what it was read from, unless that broke off.
-    async fn reload<F>(&self, read: &Arc<F>) -> Option<Footprint>
-    where
-        F: Fn(u64) -> Read + Send + Sync + 'static,
-    {
-        let (read, reloader) = (Arc::clone(read), Arc::clone(&self.reloader));
-        let generation = self.gateway.live().snapshot.generation + 1;
-        let reading = move || {
-            let Read { outcome, footprint } = read(generation);
-            reloader.take(outcome);
-            footprint
-        };
-        let footprint = tokio::task::spawn_blocking(reading).await;
-        footprint.inspect_err(|error| tracing::error!(%error, "reading the configuration again broke off")).ok()
-    }
-
     /// Puts a configuration in force that was read again, or keeps the one there is and says why.
     pub fn take(&self, read: Result<Loaded, Vec<Located>>) {
         self.reloader.take(read);

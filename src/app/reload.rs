@@ -77,7 +77,8 @@ impl Reloader {
         Ok((live, certificates))
     }
 
-    fn refuse<E: Display>(&self, errors: &[E]) {
+    /// Says why the configuration before stays.
+    pub fn refuse<E: Display>(&self, errors: &[E]) {
         for error in errors {
             tracing::error!(%error, "the configuration cannot be used; the one before stays");
         }

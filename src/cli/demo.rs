@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::serve::{Opened, status};
 use super::{Reading, echo, say, tour};
-use crate::app::{self, Parts, Running};
+use crate::app::{self, Asked, Parts, Running};
 use crate::config::env::Override;
 use crate::config::footprint::Footprint;
 use crate::config::template::{self, Place};
@@ -76,6 +76,7 @@ async fn show(
 ) -> anyhow::Result<ExitCode> {
     let admin_token = loaded.boot.admin.as_ref().and_then(|admin| admin.token.clone());
     let authority = authority(&arguments.certs);
+    let asked = Asked::listen()?;
     let running = app::start(loaded, parts).await?;
     if arguments.tour {
         let outcome = tour::play(&running, &authority, admin_token.as_ref()).await;
@@ -83,7 +84,7 @@ async fn show(
         return outcome.map(|()| ExitCode::SUCCESS);
     }
     invite(&running, &authority, &arguments.data)?;
-    Ok(status(running.until_signal(read, footprint).await?))
+    Ok(status(running.until_signal(asked, read, footprint).await?))
 }
 
 fn invite(running: &Running, authority: &Path, data: &Path) -> std::io::Result<()> {

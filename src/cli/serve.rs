@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{ConfigFile, Reading};
 use crate::app::handover::{self, Predecessor};
 use crate::app::listeners::Inherited;
-use crate::app::{self, Ended, Parts};
+use crate::app::{self, Asked, Ended, Parts};
 use crate::config::env::Override;
 use crate::config::template::{self, Place};
 use crate::config::{Loaded, Read};
@@ -56,6 +56,8 @@ impl Arguments {
 /// Serves until SIGTERM or SIGINT, then drains; SIGHUP and a changed file read the configuration again.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let (inherited, predecessor) = inherited()?;
+    let runtime = app::runtime()?;
+    let asked = runtime.block_on(async { Asked::listen() })?;
     let given = arguments.clone();
     let read = move |generation: u64| {
         let reading = Reading { generation, ..Reading::to_serve(given.flags()) };
@@ -75,14 +77,13 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     for warning in &loaded.warnings {
         eprintln!("warning: {warning}");
     }
-    let runtime = app::runtime()?;
     let opened = Opened::new(&loaded)?;
     let served = runtime.block_on(async {
         let running = app::start_on(inherited, loaded, opened.parts.clone()).await?;
         if let Some(predecessor) = predecessor {
             predecessor.ready();
         }
-        Ok(status(running.until_signal(read, footprint).await?))
+        Ok(status(running.until_signal(asked, read, footprint).await?))
     });
     // First the tasks that were cut off, whose last lines are still to be written.
     runtime.shutdown_timeout(LAST_WORDS);

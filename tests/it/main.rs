@@ -49,6 +49,7 @@ mod reshape;
 mod samples;
 mod serve;
 mod shadow;
+mod signals;
 mod sixth_product;
 mod smtp;
 mod smuggling;
