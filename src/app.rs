@@ -8,7 +8,7 @@ mod tend;
 mod traces;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -35,9 +35,10 @@ use crate::store::{Store, StoreError};
 use crate::tls;
 
 use listeners::{Inherited, Listening, Wanted};
-use reload::{Reloader, show_expiries};
+use reload::{Reloader, show_expiries, tell_made};
 use traces::Exporter;
 
+pub use reload::Before;
 pub use tend::{Asked, Ended};
 
 /// How often other nodes' changes are asked for: a fifth of what a revocation may take to be everywhere.
@@ -104,7 +105,8 @@ pub async fn start(loaded: Loaded, parts: Parts) -> anyhow::Result<Running> {
 
 /// The same, on listeners that were there before where they are the ones wanted.
 pub async fn start_on(inherited: Inherited, loaded: Loaded, parts: Parts) -> anyhow::Result<Running> {
-    let Loaded { boot, snapshot, .. } = loaded;
+    let Loaded { boot, snapshot, kept, made, .. } = loaded;
+    tell_made(&made);
     let now = parts.clock.now();
     let metrics = Arc::clone(&parts.metrics);
     let tls = match &boot.tls {
@@ -143,6 +145,7 @@ pub async fn start_on(inherited: Inherited, loaded: Loaded, parts: Parts) -> any
             gateway: Arc::clone(&gateway),
             boot,
             certificates: tls.as_ref().map(|server| Arc::clone(&server.certificates)),
+            kept: Mutex::new(kept),
         }),
         gateway,
         sockets: Vec::new(),

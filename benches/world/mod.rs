@@ -168,7 +168,8 @@ match = "{route}"
 "#
     );
     let env = BTreeMap::new();
-    let inputs = config::Inputs { env: &env, flags: &[], entropy: &SystemEntropy, write: true, generation: 1 };
+    let inputs =
+        config::Inputs { env: &env, flags: &[], entropy: &SystemEntropy, write: true, generation: 1, kept: None };
     config::load_text("bench.toml", &text, &inputs).unwrap_or_else(|errors| panic!("{errors:#?}"))
 }
 

@@ -5,12 +5,15 @@
 //! configuration, opens everything, serves, and says so; only then the first stops accepting and drains. Both accept
 //! from the same queue meanwhile. Where the new one fails, or says nothing in time, the old one goes on as before.
 
-use std::ffi::OsString;
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::io::{IoSlice, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -22,10 +25,15 @@ use rustix::net::{
 use tokio::io::AsyncReadExt;
 
 use super::listeners::{Inherited, Listening};
+use super::reload::Before;
 use crate::observe::metrics::labels::Listener;
 
-/// Says to a process that its standard input is the end of a socket pair, by which it inherits.
+/// Says to a process that its standard input is the end of a socket pair, by which it inherits. Its value names the
+/// [kept](Before::kept) files, one a line; none where nothing is to be said of them.
 pub const VARIABLE: &str = "TOLLGATE_HANDOVER";
+/// What is said where there are none, and where they are too many for one variable (Linux: 128 KiB).
+const NOTHING: &str = "1";
+const LONGEST: usize = 100 * 1024;
 /// What it answers when it serves.
 const READY: &[u8] = b"ready\n";
 /// How long it may take until then: opening a store includes its migrations.
@@ -58,6 +66,22 @@ pub fn inherit() -> anyhow::Result<(Inherited, Predecessor)> {
         format!("{VARIABLE} is set, and nothing is handed over by standard input (only a gateway sets it)")
     })?;
     Ok((Inherited::from_before(sockets), Predecessor(channel)))
+}
+
+/// What is in force in the process before this one: a secret that is gone is not made anew by its successor either.
+pub fn before() -> Before {
+    Before { generation: 0, kept: kept_of(&std::env::var_os(VARIABLE).unwrap_or_default()) }
+}
+
+fn kept_of(named: &OsStr) -> BTreeSet<PathBuf> {
+    let lines = named.as_bytes().split(|byte| *byte == b'\n').filter(|line| *line != NOTHING.as_bytes());
+    lines.map(|line| PathBuf::from(OsStr::from_bytes(line))).collect()
+}
+
+fn telling(kept: &BTreeSet<PathBuf>) -> OsString {
+    let lines: Vec<&OsStr> = kept.iter().map(|path| path.as_os_str()).collect();
+    let named = lines.join(OsStr::new("\n"));
+    if named.is_empty() || named.len() > LONGEST { NOTHING.into() } else { named }
 }
 
 fn receive(channel: &UnixStream) -> anyhow::Result<Vec<Listening>> {
@@ -116,17 +140,17 @@ impl Drop for Starting {
 }
 
 /// Starts this program again as it was started, hands it the sockets, and waits until it serves; its process id.
-pub(super) async fn hand_over(sockets: &[Listening]) -> anyhow::Result<u32> {
+pub(super) async fn hand_over(sockets: &[Listening], before: Before) -> anyhow::Result<u32> {
     // A container ends with its first process, whoever else serves in it.
     anyhow::ensure!(std::process::id() != 1, "process 1 cannot hand over: its container ends with it");
     let mut arguments = std::env::args_os();
     let program = arguments.next().context("how this program was started is not known")?;
-    take_over(command(program, arguments), sockets).await
+    take_over(command(program, arguments, &before), sockets).await
 }
 
-fn command(program: OsString, arguments: impl Iterator<Item = OsString>) -> Command {
+fn command(program: OsString, arguments: impl Iterator<Item = OsString>, before: &Before) -> Command {
     let mut command = Command::new(program);
-    command.args(arguments).env(VARIABLE, "1");
+    command.args(arguments).env(VARIABLE, telling(&before.kept));
     // These are meant for the process that the service manager has started.
     for name in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID"] {
         command.env_remove(name);
@@ -174,6 +198,18 @@ mod tests {
         drop(sent);
         let (_, from) = got[0].socket.accept().unwrap();
         assert_eq!(from, client.local_addr().unwrap());
+    }
+
+    #[test]
+    fn the_kept_files_are_named_to_the_one_who_comes_unless_they_are_too_many() {
+        let kept = BTreeSet::from(["a b".into(), "c/d".into()]);
+        assert_eq!(telling(&kept), "a b\nc/d");
+        assert_eq!(telling(&BTreeSet::new()), NOTHING);
+        let many = (0..LONGEST).map(|number| PathBuf::from(number.to_string())).collect();
+        assert_eq!(telling(&many), NOTHING);
+        for (named, files) in [("1", vec![]), ("a b\nc/d", vec!["a b", "c/d"])] {
+            assert_eq!(kept_of(OsStr::new(named)), files.into_iter().map(PathBuf::from).collect());
+        }
     }
 
     #[test]

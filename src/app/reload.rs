@@ -3,7 +3,9 @@
 //! Requests under way keep the configuration they began with. Windows, caches, connections and sessions are not
 //! touched: they depend on what a configuration says by name (realm, route, key), not on its generation.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,13 +24,30 @@ pub(super) struct Reloader {
     /// What the process was started with.
     pub boot: Boot,
     pub certificates: Option<Arc<Certificates>>,
+    /// [`Before::kept`] of what is in force.
+    pub kept: Mutex<BTreeSet<PathBuf>>,
+}
+
+/// What is in force when a configuration is read.
+#[derive(Debug, Default)]
+pub struct Before {
+    /// Its generation; 0: nothing is.
+    pub generation: u64,
+    /// Files of secrets that it has and that are made where they are missing: not these, while it runs.
+    pub kept: BTreeSet<PathBuf>,
 }
 
 impl Reloader {
+    /// What another reading has to know.
+    pub fn before(&self) -> Before {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Before { generation: self.gateway.live().snapshot.generation, kept }
+    }
+
     /// Puts a configuration in force that was read again, or keeps the one there is and says why. Blocks for as long
     /// as parsing keys and reading certificates takes.
     pub fn take(&self, read: Result<Loaded, Vec<Located>>) {
-        let Loaded { boot, snapshot, warnings, .. } = match read {
+        let Loaded { boot, snapshot, warnings, kept, made, .. } = match read {
             Ok(loaded) => loaded,
             Err(errors) => return self.refuse(&errors),
         };
@@ -40,6 +59,8 @@ impl Reloader {
         for warning in &warnings {
             tracing::warn!(%warning, "the configuration works and may not be meant");
         }
+        tell_made(&made);
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept;
         let later = self.boot.differences(&boot);
         for section in &later {
             tracing::warn!(section, "a change here counts after a restart");
@@ -84,6 +105,13 @@ impl Reloader {
         }
         self.gateway.metrics.config.refused();
         self.gateway.audit(Act::ConfigurationRefused { errors: errors.len() });
+    }
+}
+
+/// Tells of secrets that nobody has a copy of yet.
+pub(super) fn tell_made(files: &[PathBuf]) {
+    for file in files.iter().map(|file| Path::display(file)) {
+        tracing::warn!(%file, "a secret was made: keep it, and a copy elsewhere (what is under it ends with it)");
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinError;
 
-use super::reload::Watcher;
+use super::reload::{Before, Watcher};
 use super::{Running, handover, manager};
 use crate::config::Read;
 use crate::config::footprint::Footprint;
@@ -73,11 +73,11 @@ enum Leaving {
 
 impl Running {
     /// Serves until SIGTERM or SIGINT, then drains; the second of them ends that at once. SIGHUP, and a change of the
-    /// files in `footprint`, read the configuration again by `read`, which is given the generation to come. SIGUSR2
+    /// files in `footprint`, read the configuration again by `read`, which is told what is in force. SIGUSR2
     /// has this program started anew and hands the listeners over to it.
     pub async fn until_signal<F>(self, mut asked: Asked, read: F, footprint: Footprint) -> std::io::Result<Ended>
     where
-        F: Fn(u64) -> Read + Send + Sync + 'static,
+        F: Fn(Before) -> Read + Send + Sync + 'static,
     {
         let mut stop = Stop::listen()?;
         manager::ready().await;
@@ -103,7 +103,7 @@ impl Running {
 
     async fn tend<F>(&self, stop: &mut Stop, asked: &mut Asked, read: &Arc<F>, footprint: Footprint) -> Leaving
     where
-        F: Fn(u64) -> Read + Send + Sync + 'static,
+        F: Fn(Before) -> Read + Send + Sync + 'static,
     {
         let every = self.reloader.boot.watch_every;
         let mut watcher = Watcher::new(footprint, every);
@@ -128,7 +128,7 @@ impl Running {
                 _ = asked.hand_over.recv() => {
                     if successor.is_none() {
                         tracing::info!("handing over: starting this program anew");
-                        successor.set(Some(handover::hand_over(&self.sockets)));
+                        successor.set(Some(handover::hand_over(&self.sockets, self.reloader.before())));
                     }
                 }
                 outcome = outcome(successor.as_mut()) => {
@@ -167,12 +167,12 @@ impl Running {
     /// Reads the configuration again, off the workers; what it was read from, unless that broke off.
     async fn reload<F>(&self, read: &Arc<F>) -> Option<Footprint>
     where
-        F: Fn(u64) -> Read + Send + Sync + 'static,
+        F: Fn(Before) -> Read + Send + Sync + 'static,
     {
         let (read, reloader) = (Arc::clone(read), Arc::clone(&self.reloader));
-        let generation = self.gateway.live().snapshot.generation + 1;
+        let before = reloader.before();
         let mut reading = pin!(tokio::task::spawn_blocking(move || {
-            let Read { outcome, footprint } = read(generation);
+            let Read { outcome, footprint } = read(before);
             reloader.take(outcome);
             footprint
         }));

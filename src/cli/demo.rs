@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::serve::{Opened, status};
 use super::{Reading, echo, say, tour};
-use crate::app::{self, Asked, Parts, Running};
+use crate::app::{self, Asked, Before, Parts, Running};
 use crate::config::env::Override;
 use crate::config::footprint::Footprint;
 use crate::config::template::{self, Place};
@@ -50,11 +50,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     for (flag, key, address) in [("--https", "listen.https", https), ("--admin", "listen.admin", admin)] {
         flags.extend(address.map(|address| Override::from_flag(flag, key, &address.to_string())));
     }
-    let read = move |generation| {
-        let reading = Reading { generation, ..Reading::to_serve(flags.clone()) };
-        reading.read_text("(demo)", &text)
-    };
-    let Read { outcome, footprint } = read(1);
+    let read = move |before| Reading::to_serve(flags.clone(), before).read_text("(demo)", &text);
+    let Read { outcome, footprint } = read(Before::default());
     let loaded = match outcome {
         Ok(loaded) => loaded,
         Err(errors) => return Ok(super::check::complain("demo".as_ref(), &errors)),
@@ -71,7 +68,7 @@ async fn show(
     arguments: &Arguments,
     loaded: Loaded,
     parts: Parts,
-    read: impl Fn(u64) -> Read + Send + Sync + 'static,
+    read: impl Fn(Before) -> Read + Send + Sync + 'static,
     footprint: Footprint,
 ) -> anyhow::Result<ExitCode> {
     let admin_token = loaded.boot.admin.as_ref().and_then(|admin| admin.token.clone());

@@ -9,10 +9,12 @@ mod secrets;
 mod serve;
 mod tour;
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::app::Before;
 use crate::config::env::{Env, Override};
 use crate::config::footprint::Footprint;
 use crate::config::{self, Inputs, Loaded, Read, dotenv};
@@ -166,12 +168,14 @@ struct Reading {
     flags: Vec<Override>,
     write: bool,
     generation: u64,
+    kept: Option<BTreeSet<PathBuf>>,
 }
 
 impl Reading {
     /// For a command that starts a gateway: secrets that are to be generated are.
-    fn to_serve(flags: Vec<Override>) -> Self {
-        Self { flags, write: true, ..Self::to_look() }
+    fn to_serve(flags: Vec<Override>, before: Before) -> Self {
+        let Before { generation, kept } = before;
+        Self { flags, write: true, generation: generation + 1, kept: Some(kept), ..Self::to_look() }
     }
 
     /// For a command that only looks.
@@ -179,7 +183,7 @@ impl Reading {
         let mut dotenv = Footprint::default();
         // Before it is read: a change in between is seen as one.
         dotenv.note(Path::new(DOTENV));
-        Self { env: environment(), dotenv, flags: Vec::new(), write: false, generation: 1 }
+        Self { env: environment(), dotenv, flags: Vec::new(), write: false, generation: 1, kept: None }
     }
 
     /// Reads the file, or tells what is wrong.
@@ -208,7 +212,14 @@ impl Reading {
 
     fn inputs(&self) -> Result<Inputs<'_>, Vec<Located>> {
         let env = self.env.as_ref().map_err(|error| vec![error.clone()])?;
-        Ok(Inputs { env, flags: &self.flags, entropy: &SystemEntropy, write: self.write, generation: self.generation })
+        Ok(Inputs {
+            env,
+            flags: &self.flags,
+            entropy: &SystemEntropy,
+            write: self.write,
+            generation: self.generation,
+            kept: self.kept.as_ref(),
+        })
     }
 }
 

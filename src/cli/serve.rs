@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{ConfigFile, Reading};
 use crate::app::handover::{self, Predecessor};
 use crate::app::listeners::Inherited;
-use crate::app::{self, Asked, Ended, Parts};
+use crate::app::{self, Asked, Before, Ended, Parts};
 use crate::config::env::Override;
 use crate::config::template::{self, Place};
 use crate::config::{Loaded, Read};
@@ -56,17 +56,18 @@ impl Arguments {
 /// Serves until SIGTERM or SIGINT, then drains; SIGHUP and a changed file read the configuration again.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let (inherited, predecessor) = inherited()?;
+    let before = if predecessor.is_some() { handover::before() } else { Before::default() };
     let runtime = app::runtime()?;
     let asked = runtime.block_on(async { Asked::listen() })?;
     let given = arguments.clone();
-    let read = move |generation: u64| {
-        let reading = Reading { generation, ..Reading::to_serve(given.flags()) };
+    let read = move |before: Before| {
+        let reading = Reading::to_serve(given.flags(), before);
         match &given.upstream {
             Some(url) => reading.read_text("(--upstream)", &template::for_upstream(url, &Place::default())),
             None => reading.read(&given.file.config),
         }
     };
-    let Read { outcome, footprint } = read(1);
+    let Read { outcome, footprint } = read(before);
     let loaded = match outcome {
         Ok(loaded) => loaded,
         Err(errors) => {

@@ -30,6 +30,10 @@ pub fn write_new(path: &Path, secret: &Secret) -> io::Result<bool> {
     written.and_then(|written| removed.map(|()| written))
 }
 
+/// Why a secret is not made that was there while this process ran: whatever was signed or hashed under it would end, and
+/// the file may be back in a moment.
+pub(super) const GONE: &str = "it was there, and is gone";
+
 /// Editors and `echo` end a file with a line break that is no part of the secret.
 pub(super) fn without_newline(text: &str) -> Secret {
     Secret::new(text.trim_end_matches(['\r', '\n']).to_owned())

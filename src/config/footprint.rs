@@ -2,12 +2,13 @@
 //!
 //! Loading notes every file with a digest of what it read there ([`Footprint`]), whether it succeeds or not: a broken
 //! include is watched as well, so that mending it is enough. [`Watch`] compares the files with that. It looks at the
-//! clock of a file first and at its text only where that moved; a file that was only touched is no change.
+//! clock of a file first and at its text only where that moved; a file that was only touched is no change. What can be read
+//! only once (a pipe: `--config <(decrypt gateway.toml)`) is not watched.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -79,6 +80,9 @@ impl Watch {
     pub fn changed(&mut self) -> bool {
         let (mut differs, mut moves) = (false, false);
         for (path, read) in &self.read.0 {
+            if is_read_once(path) {
+                continue;
+            }
             let mark = mark(path);
             let (seen, digest) = self.seen.entry(path.clone()).or_insert((None, *read));
             if *seen != mark || mark.is_none() {
@@ -95,6 +99,12 @@ impl Watch {
 fn mark(path: &Path) -> Option<Mark> {
     let it = std::fs::metadata(path).ok()?;
     Some((it.dev(), it.ino(), it.len(), (it.mtime(), it.mtime_nsec()), (it.ctime(), it.ctime_nsec())))
+}
+
+/// Whether looking is not for us: it would take away what another waits for, or wait for what nobody writes.
+fn is_read_once(path: &Path) -> bool {
+    let kind = std::fs::metadata(path).map(|it| it.file_type());
+    kind.is_ok_and(|kind| kind.is_fifo() || kind.is_char_device() || kind.is_socket())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Called by `app` at the start and at each reload, and by `tollgate check`. A new secret is written only
 //! when everything else is right, so that a bad file leaves nothing behind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use toml::de::{DeTable, DeValue};
 use super::boot::Boot;
 use super::clients;
 use super::compile::{Compiled, Page, compile};
-use super::disk::{reason, without_newline, write_new};
+use super::disk::{GONE, reason, without_newline, write_new};
 use super::env::{Env, Override, interpolate};
 use super::footprint::Footprint;
 use super::given::Given;
@@ -42,6 +42,8 @@ pub struct Inputs<'a> {
     pub write: bool,
     /// The generation of the snapshot.
     pub generation: u64,
+    /// What [`Loaded::kept`] of the configuration in force says: such a secret is never made anew.
+    pub kept: Option<&'a BTreeSet<PathBuf>>,
 }
 
 /// What the files say.
@@ -55,6 +57,10 @@ pub struct Loaded {
     pub warnings: Vec<Located>,
     /// Every file that was read.
     pub footprint: Footprint,
+    /// The files of secrets that are made where they are missing, all of which are there.
+    pub kept: BTreeSet<PathBuf>,
+    /// Those of them that were made now.
+    pub made: Vec<PathBuf>,
 }
 
 /// What came of reading, and from where: that is known also where nothing came of it.
@@ -108,6 +114,7 @@ fn from(
     let names: Vec<String> = found.iter().map(|found| found.source.name.clone()).collect();
     let Some(pages) = read_pages(found, inputs, &mut errors) else { return Err(in_order(errors, &names)) };
     let (mut given, pending) = given(&pages, inputs, footprint);
+    let made: Vec<PathBuf> = pending.iter().filter(|_| inputs.write).map(|it| PathBuf::from(&it.path)).collect();
     let compiled = compile(&pages, &given);
     if !errors.is_empty() {
         let more = compiled.err().into_iter().flatten();
@@ -124,7 +131,9 @@ fn from(
         compiled = compile(&pages, &given)?;
     }
     let Compiled { boot, snapshot, warnings } = compiled;
-    Ok(Loaded { boot, snapshot, warnings, footprint: footprint.clone() })
+    let secrets = pages.iter().flat_map(|page| secret_files(&page.raw));
+    let kept = secrets.filter_map(|(path, make)| make.map(|_| PathBuf::from(path))).collect();
+    Ok(Loaded { boot, snapshot, warnings, footprint: footprint.clone(), kept, made })
 }
 
 /// Whether `error` only says that something is missing or wrong which `first` has said why: a variable that
@@ -308,6 +317,12 @@ fn given(pages: &[Page], inputs: &Inputs<'_>, footprint: &mut Footprint) -> (Giv
             }
             let secret = match (footprint.read_text(Path::new(path)), make) {
                 (Ok(text), _) => Ok(without_newline(&text)),
+                (Err(error), Some(_))
+                    if error.kind() == ErrorKind::NotFound
+                        && inputs.kept.is_some_and(|kept| kept.contains(Path::new(path))) =>
+                {
+                    Err(GONE.to_owned())
+                }
                 (Err(error), Some(make)) if error.kind() == ErrorKind::NotFound => {
                     let drawn = make.draw(inputs.entropy);
                     pending.extend(drawn.clone().ok().map(|secret| Pending { path: path.to_owned(), secret }));

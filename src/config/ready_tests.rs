@@ -16,7 +16,7 @@ const OTHER: &str = "0sAkX9vQ2mZ7tR4wY8pL1nB6cJ3hG5fD";
 fn check(path: &str, pairs: &[(&str, &str)]) -> Result<Loaded, Vec<Located>> {
     let env = env(pairs);
     let entropy = TestEntropy::new(1);
-    load(Path::new(path), &Inputs { env: &env, flags: &[], entropy: &entropy, write: false, generation: 1 })
+    load(Path::new(path), &Inputs { env: &env, flags: &[], entropy: &entropy, write: false, generation: 1, kept: None })
 }
 
 fn good(path: &str, pairs: &[(&str, &str)]) -> Loaded {

@@ -19,12 +19,16 @@ pub(super) fn env(pairs: &[(&str, &str)]) -> Env {
 
 fn check(path: &str, env: &Env) -> Result<Loaded, Vec<Located>> {
     let entropy = TestEntropy::new(1);
-    load(Path::new(path), &Inputs { env, flags: &[], entropy: &entropy, write: false, generation: 1 })
+    load(Path::new(path), &Inputs { env, flags: &[], entropy: &entropy, write: false, generation: 1, kept: None })
 }
 
 pub(super) fn check_text(text: &str, env: &Env) -> Result<Loaded, Vec<Located>> {
     let entropy = TestEntropy::new(1);
-    load_text("test.toml", text, &Inputs { env, flags: &[], entropy: &entropy, write: false, generation: 1 })
+    load_text(
+        "test.toml",
+        text,
+        &Inputs { env, flags: &[], entropy: &entropy, write: false, generation: 1, kept: None },
+    )
 }
 
 pub(super) fn messages(errors: &[Located]) -> String {
@@ -126,7 +130,7 @@ fn configurations_that_nobody_wrote_work_and_keep_their_secrets() {
     let place = template::Place { data: &data, certs: &certs, ..template::Place::default() };
     let entropy = TestEntropy::new(3);
     let env = Env::new();
-    let inputs = Inputs { env: &env, flags: &[], entropy: &entropy, write: true, generation: 1 };
+    let inputs = Inputs { env: &env, flags: &[], entropy: &entropy, write: true, generation: 1, kept: None };
     let text = template::for_upstream("http://127.0.0.1:3000", &place);
     let first = load_text("(--upstream)", &text, &inputs).unwrap_or_else(|errors| panic!("{}", messages(&errors)));
     assert_eq!(
@@ -153,7 +157,7 @@ fn neither_a_bad_file_nor_a_check_leaves_a_secret_behind() {
     let text = template::for_upstream("ftp://nowhere", &place);
     let entropy = TestEntropy::new(3);
     let env = Env::new();
-    let inputs = Inputs { env: &env, flags: &[], entropy: &entropy, write: true, generation: 1 };
+    let inputs = Inputs { env: &env, flags: &[], entropy: &entropy, write: true, generation: 1, kept: None };
     assert!(load_text("x", &text, &inputs).is_err());
     let good = template::for_upstream("http://somewhere", &place);
     assert!(load_text("x", &good, &Inputs { write: false, ..inputs }).is_ok());
@@ -177,7 +181,7 @@ fn files_give_way_to_the_environment_and_that_to_flags() {
     let entropy = TestEntropy::new(1);
     let env = env(&[("TOLLGATE__LOG__LEVEL", "debug"), ("TOLLGATE__STORE__MAX_CONNECTIONS", "7")]);
     let flags = [Override::from_flag("--set", "store.max_connections", "9")];
-    let mut inputs = Inputs { env: &env, flags: &[], entropy: &entropy, write: false, generation: 1 };
+    let mut inputs = Inputs { env: &env, flags: &[], entropy: &entropy, write: false, generation: 1, kept: None };
     let loaded = load_text("x", &text, &inputs).unwrap();
     assert_eq!((loaded.boot.log.level.as_str(), loaded.boot.store.max_connections), ("debug", 7));
     inputs.flags = &flags;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
+use super::disk::GONE;
 use super::given::Given;
 use super::raw::{Number, Text, Texts, each};
 use crate::contract::compile::windows;
@@ -176,7 +177,12 @@ impl RawSecret<'_> {
         match given.secrets.get(path) {
             Some(Ok(secret)) => Ok(secret.clone()),
             Some(Err(reason)) => {
-                report.tell(&file.span(), format!("cannot read `{path}`: {reason}"), self.remedy());
+                let remedy = if reason == GONE {
+                    "put it back: with another in its place every credential under it would end".to_owned()
+                } else {
+                    self.remedy()
+                };
+                report.tell(&file.span(), format!("cannot read `{path}`: {reason}"), remedy);
                 Err(Told)
             }
             None => {

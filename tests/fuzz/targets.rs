@@ -346,7 +346,8 @@ pub fn configuration(bytes: &[u8]) {
         return;
     }
     let env = BTreeMap::new();
-    let inputs = Inputs { env: &env, flags: &[], entropy: &TestEntropy::new(1), write: false, generation: 1 };
+    let inputs =
+        Inputs { env: &env, flags: &[], entropy: &TestEntropy::new(1), write: false, generation: 1, kept: None };
     if let Err(errors) = config::load_text("fuzz.toml", &text, &inputs) {
         let own: Vec<Located> = errors.into_iter().filter(|error| error.file == "fuzz.toml").collect();
         assert!(own.iter().all(|error| !error.message.is_empty() && !error.remedy.is_empty()));
@@ -371,7 +372,8 @@ static CONTRACTS: LazyLock<Vec<Contract>> = LazyLock::new(|| {
 /// A site as operators write one, with its keys.
 static SITE: LazyLock<(Arc<Site>, SiteCredentials)> = LazyLock::new(|| {
     let env = BTreeMap::new();
-    let inputs = Inputs { env: &env, flags: &[], entropy: &TestEntropy::new(1), write: false, generation: 1 };
+    let inputs =
+        Inputs { env: &env, flags: &[], entropy: &TestEntropy::new(1), write: false, generation: 1, kept: None };
     let loaded = config::load_text("site.toml", SITE_FILE, &inputs);
     let loaded =
         loaded.unwrap_or_else(|errors| panic!("{}", errors.iter().map(ToString::to_string).collect::<String>()));

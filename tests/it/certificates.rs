@@ -372,7 +372,7 @@ impl Default for Asked<'_> {
 
 pub fn loaded(text: &str, generation: u64) -> Result<config::Loaded, Vec<Located>> {
     let env = BTreeMap::new();
-    let inputs = config::Inputs { env: &env, flags: &[], entropy: &SystemEntropy, write: true, generation };
+    let inputs = config::Inputs { env: &env, flags: &[], entropy: &SystemEntropy, write: true, generation, kept: None };
     config::load_text("test.toml", text, &inputs)
 }
 

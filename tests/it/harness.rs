@@ -179,7 +179,8 @@ impl Setup {
         let backend = Backend::answering(self.answer).await;
         let text = self.toml(directory.path(), &url, &backend);
         let env = std::collections::BTreeMap::new();
-        let inputs = config::Inputs { env: &env, flags: &[], entropy: &SystemEntropy, write: true, generation: 1 };
+        let inputs =
+            config::Inputs { env: &env, flags: &[], entropy: &SystemEntropy, write: true, generation: 1, kept: None };
         let loaded = config::load_text("test.toml", &text, &inputs)
             .unwrap_or_else(|errors| panic!("{}", errors.iter().map(ToString::to_string).collect::<String>()));
         let metrics = Arc::new(Metrics::new(self.clock.now().wall));

@@ -18,6 +18,7 @@ mod durability;
 mod edge;
 mod enumeration;
 mod explain;
+mod files;
 mod fleet;
 mod floods;
 mod frames;

@@ -18,13 +18,13 @@ use super::harness::{ADMIN_TOKEN, TOKEN_SECRET};
 use super::process::{Home, Plan, Served};
 use super::wire::{As, Wire, now};
 
-const POSTS: &str = "/api/v1/posts";
-const WATCH: &str = "[reload]\nevery = \"100ms\"";
-const NEW_SECRET: &str = "YW5vdGhlci1zZWNyZXQtZm9yLXRlc3RzLW9ubHktNzI1MQ";
+pub const POSTS: &str = "/api/v1/posts";
+pub const WATCH: &str = "[reload]\nevery = \"100ms\"";
+pub const NEW_SECRET: &str = "YW5vdGhlci1zZWNyZXQtZm9yLXRlc3RzLW9ubHktNzI1MQ";
 /// How long a change may take to count, on a busy machine.
 const SOON: Duration = Duration::from_secs(10);
 
-fn home(backend: &Backend, top: &str, site: &str) -> Home {
+pub fn home(backend: &Backend, top: &str, site: &str) -> Home {
     Home::new(&Plan { postgres: None, backend: &backend.url(), store: "", top, site })
 }
 
@@ -38,20 +38,20 @@ pub fn edit(home: &Home, file: &str, before: &str, after: &str) {
     std::fs::rename(draft, path).expect("a new file in its place");
 }
 
-async fn signed_in(client: &Client, email: &str) -> String {
+pub async fn signed_in(client: &Client, email: &str) -> String {
     let account = json!({ "email": email, "password": "correct horse battery", "name": "Test" });
     let made = client.post("/api/v1/auth/register", &account).send().await;
     assert!([201, 409].contains(&made.status.as_u16()), "{}", made.text());
     client.post("/api/v1/auth/login", &account).send().await.string("/access_token")
 }
 
-async fn metric(served: &Served, line: &str) -> Option<f64> {
+pub async fn metric(served: &Served, line: &str) -> Option<f64> {
     let text = served.admin.get("/metrics").send().await.text();
     text.lines().find_map(|own| own.strip_prefix(line)?.strip_prefix(' ')?.parse().ok())
 }
 
 /// Waits until a metric has this value.
-async fn until(served: &Served, line: &str, value: f64) {
+pub async fn until(served: &Served, line: &str, value: f64) {
     let begun = now();
     while metric(served, line).await != Some(value) {
         assert!(begun.elapsed() < SOON, "{line} is {:?}, not {value}", metric(served, line).await);
@@ -59,7 +59,7 @@ async fn until(served: &Served, line: &str, value: f64) {
     }
 }
 
-async fn until_status(ask: impl Fn() -> Ask<'static>, status: u16) {
+pub async fn until_status(ask: impl Fn() -> Ask<'static>, status: u16) {
     let begun = now();
     loop {
         let seen = ask().send().await.status.as_u16();
@@ -71,8 +71,8 @@ async fn until_status(ask: impl Fn() -> Ask<'static>, status: u16) {
     }
 }
 
-const GENERATION: &str = "tollgate_config_generation";
-const GOOD: &str = "tollgate_config_last_reload_successful";
+pub const GENERATION: &str = "tollgate_config_generation";
+pub const GOOD: &str = "tollgate_config_last_reload_successful";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_load_files_change_and_no_request_notices_but_those_it_is_meant_for() {
