@@ -1,13 +1,17 @@
-//! `tollgate check`: is this configuration usable?
+//! `tollgate check`: is this configuration usable? Or this contract, where the file is one.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use super::say;
-use crate::contract::source::Located;
+use crate::contract::compile;
+use crate::contract::source::{Located, Source};
 
 /// Checks the file and says so; exit status 78 (`EX_CONFIG`) when it cannot be used.
 pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
+    if let Some(source) = contract(path) {
+        return judge(path, &source);
+    }
     let loaded = match super::Reading::to_look().load(path) {
         Ok(loaded) => loaded,
         Err(errors) => return Ok(complain(path, &errors)),
@@ -35,8 +39,50 @@ pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints every error with its place and remedy.
+/// The file, where it is a product's contract. What else is wrong with either is told by whoever reads it as such.
+fn contract(path: &Path) -> Option<Source> {
+    let text = std::fs::read_to_string(path).ok()?;
+    compile::is_contract(&text).then(|| Source::new(path.display().to_string(), text))
+}
+
+fn judge(path: &Path, source: &Source) -> anyhow::Result<ExitCode> {
+    let contract = match compile::load(source) {
+        Ok(contract) => contract,
+        Err(errors) => return Ok(tell(path, &errors)),
+    };
+    say!(
+        "{} is a good contract: {}, {} operations, {} roles, {} plans",
+        path.display(),
+        contract.name,
+        contract.operations.len(),
+        contract.roles.len(),
+        contract.plans.len(),
+    );
+    say!("  it counts where a configuration names it, which is checked apart: [[site]] contract = \"{}\"", named(path));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The path as a configuration writes it: a bare name would be that of a contract that is built in.
+fn named(path: &Path) -> String {
+    let bare = path.components().count() == 1;
+    format!("{}{}", if bare { "./" } else { "" }, path.display())
+}
+
+/// Prints why a configuration cannot be used.
 pub fn complain(path: &Path, errors: &[Located]) -> ExitCode {
+    if contract(path).is_none() {
+        return tell(path, errors);
+    }
+    eprintln!("{} is a product's contract and no configuration", path.display());
+    eprintln!(
+        "    help: name it in one: [[site]] contract = \"{}\" (`tollgate check` checks it by itself)",
+        named(path)
+    );
+    ExitCode::from(super::EX_CONFIG)
+}
+
+/// Prints every error with its place and remedy.
+fn tell(path: &Path, errors: &[Located]) -> ExitCode {
     for error in errors {
         eprintln!("{error}");
     }

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use toml::Spanned;
+use toml::de::DeTable;
 
 use super::lifetimes::{self, duration};
 use super::raw::{Named, RawContract, RawIds, RawKeys, RawPassword, RawPlan, RawRole};
@@ -47,6 +48,13 @@ pub struct UnknownContract {
 pub fn show(name: &str) -> Result<&'static str, UnknownContract> {
     builtin(name)
         .ok_or_else(|| UnknownContract { name: name.to_owned(), remedy: suggest(name, BUILTIN.iter().copied()) })
+}
+
+/// Whether a file is meant to be a contract and no configuration, by what stands at its top; it may be wrong as such.
+pub fn is_contract(text: &str) -> bool {
+    let (root, _) = DeTable::parse_recoverable(text);
+    let has = |names: &[&str]| root.get_ref().keys().any(|key| names.contains(&key.get_ref().as_ref()));
+    has(&["operation", "role", "schemes", "native_prefixes"]) && !has(&["site", "listen", "include"])
 }
 
 /// Reads and compiles a contract file.

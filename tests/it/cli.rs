@@ -82,6 +82,26 @@ async fn what_is_not_there_or_no_configuration_is_told_without_a_stumble() {
 }
 
 #[tokio::test]
+async fn a_contract_is_checked_as_one_and_served_by_itself_never() {
+    let folder = folder();
+    let shown = told(folder.path(), &["contract", "show", "stackaudit"]).await.good();
+    std::fs::write(folder.path().join("mine.toml"), &shown).expect("a file");
+    let good = told(folder.path(), &["check", "--config", "mine.toml"]).await.good();
+    assert!(good.contains("mine.toml is a good contract: stackaudit, "), "{good}");
+    assert!(good.contains("contract = \"./mine.toml\""), "{good}");
+    std::fs::write(folder.path().join("bad.toml"), shown.replace("[[operation]]", "[[operation]]\nnonsense = 1"))
+        .expect("a file");
+    let err = told(folder.path(), &["check", "--config", "bad.toml"]).await.bad(78);
+    assert!(err.contains("bad.toml:") && err.contains("nonsense") && !err.contains("[[site]]"), "{err}");
+    let err = told(folder.path(), &["serve", "--config", "mine.toml"]).await.bad(78);
+    assert!(err.contains("is a product's contract and no configuration") && err.lines().count() == 2, "{err}");
+    // A configuration that is wrong stays one.
+    std::fs::write(folder.path().join("half.toml"), format!("[[site]]\n{shown}")).expect("a file");
+    let err = told(folder.path(), &["check", "--config", "half.toml"]).await.bad(78);
+    assert!(err.contains("half.toml cannot be used"), "{err}");
+}
+
+#[tokio::test]
 async fn contracts_are_listed_and_shown_and_what_is_shown_works() {
     let folder = folder();
     let listed = told(folder.path(), &["contract", "list"]).await.good();
