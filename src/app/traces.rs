@@ -27,6 +27,8 @@ const TRIES: u32 = 5;
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// The longest that a collector may have us wait.
 const LONGEST_WAIT: Duration = Duration::from_hours(1);
+/// From how long a wait on it is told each time.
+const TOLD_WAIT: Duration = Duration::from_mins(1);
 /// How long what waits at the end may take.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -133,16 +135,18 @@ impl Exporter {
                 }
                 Said::Later { why, after } => (why, after),
                 Said::Never { why } => {
-                    self.failed(&why);
+                    self.failed(&why, None);
                     return metrics.dropped(SpanLoss::Refused, count);
                 }
             };
-            self.failed(&why);
+            // One that says "at once" (0, a date that is past) is not asked without a pause for it.
+            let own = self.scattered(wait);
+            let pause = after.map_or(own, |after| after.max(own)).min(LONGEST_WAIT);
+            self.failed(&why, Some(pause));
             let ends = at == TRIES || stop.is_cancelled();
             if ends {
                 metrics.dropped(SpanLoss::GivenUp, count);
             }
-            let pause = after.unwrap_or_else(|| self.scattered(wait)).min(LONGEST_WAIT);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 // Once more, now or never.
@@ -155,11 +159,17 @@ impl Exporter {
         }
     }
 
-    /// Counts every failure and tells of the first.
-    fn failed(&mut self, why: &str) {
+    /// Counts every failure, and tells of the first and of each that is waited long for.
+    fn failed(&mut self, why: &str, pause: Option<Duration>) {
         self.gateway.metrics.traces.failures.inc();
-        if !std::mem::replace(&mut self.failing, true) {
-            tracing::warn!(why, "the collector does not take spans; those that no longer fit are dropped");
+        let long = pause.is_some_and(|pause| pause >= TOLD_WAIT);
+        if !std::mem::replace(&mut self.failing, true) || long {
+            let wait_seconds = pause.map(|pause| pause.as_secs());
+            tracing::warn!(
+                why,
+                wait_seconds,
+                "the collector does not take spans; those that no longer fit are dropped"
+            );
         }
     }
 
@@ -173,10 +183,14 @@ impl Exporter {
             Err(error) => return Said::Later { why: told(&error), after: None },
         };
         let (status, after) = (answer.status(), self.retry_after(answer.headers()));
+        let page = is_page(answer.headers());
         // Also what nobody reads: so the connection can be used again.
         let read = Limited::new(answer.into_body(), otlp::LONGEST_ANSWER).collect().await;
         let read = read.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         match status {
+            _ if status.is_success() && page => {
+                Said::Never { why: format!("it answers {status} with a page: it is none") }
+            }
             _ if status.is_success() => Said::Taken { rejected: otlp::rejected(&read) },
             StatusCode::TOO_MANY_REQUESTS
             | StatusCode::BAD_GATEWAY
@@ -203,6 +217,11 @@ impl Exporter {
         self.gateway.entropy.fill(&mut draw);
         wait.mul_f64(0.5 + f64::from(draw[0]) / 512.0)
     }
+}
+
+/// Something else listens there, which takes everything and keeps nothing.
+fn is_page(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().to_ascii_lowercase().starts_with(b"text/html"))
 }
 
 fn told(error: &SendError) -> String {

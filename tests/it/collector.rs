@@ -34,6 +34,8 @@ pub enum Mood {
     Rejects(i64),
     /// Answers this status, with this `Retry-After`.
     Refuses(u16, Option<&'static str>),
+    /// Is something else, which shows everybody the same page.
+    Page,
     /// Never answers.
     Hangs,
 }
@@ -176,6 +178,10 @@ async fn answer(
             *answer.status_mut() = status.try_into().expect("a status");
             let after = after.map(|after| after.parse().expect("a header value"));
             after.map(|after| answer.headers_mut().insert("retry-after", after));
+        }
+        Mood::Page => {
+            answer.headers_mut().insert("content-type", "text/html; charset=utf-8".parse().expect("a header value"));
+            *answer.body_mut() = Full::from("<html>It works!</html>");
         }
         Mood::Hangs => std::future::pending().await,
     }

@@ -319,6 +319,36 @@ async fn what_it_will_never_take_is_not_sent_twice() {
 }
 
 #[tokio::test]
+async fn one_that_says_at_once_is_given_time_all_the_same() {
+    let collector = Collector::start().await;
+    let gate = gate(&collector.tracing("")).await;
+    for (at, after) in ["0", "Thu, 01 Jan 1970 00:00:00 GMT"].into_iter().enumerate() {
+        collector.is(Mood::Refuses(429, Some(after)));
+        let seen = collector.posts().len();
+        ask(&gate, "/open/x").await;
+        let first = collector.batches(seen + 1).await.remove(seen);
+        collector.is(Mood::Takes);
+        let again = collector.batches(seen + 2).await.remove(seen + 1);
+        assert!(again.at - first.at >= Duration::from_millis(400), "{after}: {:?}", again.at - first.at);
+        let exported = 2.0 * f64::from(u8::try_from(at + 1).expect("two"));
+        reaches(&gate, "tollgate_trace_spans_exported_total", exported).await;
+    }
+}
+
+#[tokio::test]
+async fn what_answers_with_a_page_is_no_collector() {
+    let collector = Collector::start().await;
+    let gate = gate(&collector.tracing("")).await;
+    collector.is(Mood::Page);
+    ask(&gate, "/open/x").await;
+    reaches(&gate, "tollgate_trace_spans_dropped_total{reason=\"refused\"}", 2.0).await;
+    assert_eq!(gate.metric("tollgate_trace_spans_exported_total").await, Some(0.0));
+    collector.is(Mood::Takes);
+    ask(&gate, "/open/x").await;
+    reaches(&gate, "tollgate_trace_spans_exported_total", 2.0).await;
+}
+
+#[tokio::test]
 async fn what_waits_is_sent_at_the_end_and_the_end_does_not_wait_for_ever() {
     let collector = Collector::start().await;
     let tracing = collector.tracing("").replace("10ms", "60s");
