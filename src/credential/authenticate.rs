@@ -16,7 +16,6 @@ use crate::model::change::Changed;
 use crate::model::entropy::Entropy;
 use crate::model::id::{OrgId, SessionId, UserId};
 use crate::model::principal::{Granted, Method, Principal};
-use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
 use crate::model::session::Session;
 use crate::model::time::{Now, Steady, Timestamp};
@@ -31,6 +30,7 @@ use super::jwt::{self, IssuedToken, TokenError, VerifiedToken};
 use super::keys::SignError;
 use super::last_used::{LastUsed, Used};
 use super::presented::Presented;
+use super::rejected::Rejected;
 use super::site::CredentialDigest;
 use super::{CacheSettings, SiteCredentials, api_key};
 
@@ -122,7 +122,7 @@ impl Authenticator {
         }
     }
 
-    /// The same for a request that is only imagined: the credential does not count as used.
+    /// The same for a request that is only imagined, with the reason: the credential does not count as used.
     pub async fn recognize(
         &self,
         site: &SiteCredentials,
@@ -130,7 +130,7 @@ impl Authenticator {
         presented: &Presented<'_>,
         now: Now,
         stranger: impl Future<Output = Result<(), Refusal>>,
-    ) -> Result<Principal, Refusal> {
+    ) -> Result<Principal, Rejected> {
         Ok(self.verify(site, contract, presented, now, stranger).await?.0)
     }
 
@@ -141,7 +141,7 @@ impl Authenticator {
         presented: &Presented<'_>,
         now: Now,
         stranger: impl Future<Output = Result<(), Refusal>>,
-    ) -> Result<(Principal, LastUse), Refusal> {
+    ) -> Result<(Principal, LastUse), Rejected> {
         let digest = site.digest(presented);
         match presented.kind {
             Carried::Token => self.by_token(site, contract, presented.text, digest, now).await,
@@ -233,12 +233,13 @@ impl Authenticator {
         text: &str,
         digest: CredentialDigest,
         now: Now,
-    ) -> Result<(Principal, LastUse), Refusal> {
-        let token = self.verified(site, contract, text, digest, now.wall).map_err(Problem::from)?;
+    ) -> Result<(Principal, LastUse), Rejected> {
+        let token = self.verified(site, contract, text, digest, now.wall)?;
         let realm = site.realm();
-        let session = self.session(realm, token.session, now.steady).await?.ok_or(Problem::InvalidToken)?;
-        if !session.record.is_live(now.wall) || session.record.user_id != token.user {
-            return Err(Problem::InvalidToken.into());
+        let session = self.session(realm, token.session, now.steady).await?.ok_or(Rejected::NoSession)?;
+        Rejected::session(&session.record, now.wall)?;
+        if session.record.user_id != token.user {
+            return Err(Rejected::OthersSession);
         }
         let account = self.account(realm, token.user, token.org, now.steady).await?;
         let method = Method::Token { session: token.session, expires_at: token.lifetime.expires_at };
@@ -275,7 +276,7 @@ impl Authenticator {
         digest: CredentialDigest,
         now: Now,
         stranger: impl Future<Output = Result<(), Refusal>>,
-    ) -> Result<(Principal, LastUse), Refusal> {
+    ) -> Result<(Principal, LastUse), Rejected> {
         let realm = site.realm();
         let remembered = self.tokens.key(&digest);
         let hash = if let Some(hash) = remembered {
@@ -283,23 +284,21 @@ impl Authenticator {
         } else {
             // What cannot be a key costs no hash and no look-up.
             if !contract.keys.as_ref().is_some_and(|rules| api_key::is_shaped(&rules.prefix, text)) {
-                return Err(Problem::InvalidToken.into());
+                return Err(Rejected::Misshapen);
             }
             stranger.await?;
             self.verifications.fetch_add(1, Ordering::Relaxed);
             site.key_hash(text)
         };
         let Some(fact) = self.key(realm, hash, now.steady).await? else {
-            return Err(Problem::InvalidToken.into());
+            return Err(Rejected::NoKey);
         };
         if remembered.is_none() {
             self.tokens.keep_key(digest, hash);
         }
         let key = &fact.record;
         // At every request: a rotated key ends at its deadline, not when a cache thinks of it.
-        if !key.is_live(now.wall) {
-            return Err(Problem::InvalidToken.into());
-        }
+        Rejected::key(key, now.wall)?;
         let account = self.account(realm, key.user_id, key.org_id, now.steady).await?;
         let principal = principal(contract, account, key.org_id, Method::Key(Arc::clone(key)))?;
         Ok((principal, LastUse::Key(fact)))
@@ -358,11 +357,17 @@ fn principal(
     account: Option<Arc<Account>>,
     org: OrgId,
     method: Method,
-) -> Result<Principal, Refusal> {
-    let account = account.filter(|account| {
-        !account.user.disabled && !account.org.disabled && account.user.org_id == org && account.org.id == org
-    });
-    let account = account.ok_or(Problem::InvalidToken)?;
+) -> Result<Principal, Rejected> {
+    let account = account.ok_or(Rejected::NoUser)?;
+    if account.user.disabled {
+        return Err(Rejected::UserDisabled);
+    }
+    if account.org.disabled {
+        return Err(Rejected::OrgDisabled);
+    }
+    if account.user.org_id != org || account.org.id != org {
+        return Err(Rejected::OtherOrg);
+    }
     let role = contract.role(&account.user.role);
     let granted = role.and_then(|role| contract.roles.get(usize::from(role.0)));
     let permissions = Granted {

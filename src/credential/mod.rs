@@ -28,6 +28,7 @@ pub mod material;
 pub mod password;
 pub mod presented;
 pub mod refresh;
+pub mod rejected;
 pub mod site;
 #[cfg(test)]
 mod tests;

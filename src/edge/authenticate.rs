@@ -98,9 +98,21 @@ async fn verified(
     let (keys, contract, now) = (&live.credentials, &live.site.contract, exchange.now);
     if exchange.imagined {
         // Boxed: no request that is real should carry the room for this.
-        return Box::pin(authenticator.recognize(keys, contract, presented, now, stranger)).await;
+        return Ok(Box::pin(authenticator.recognize(keys, contract, presented, now, stranger)).await?);
     }
     authenticator.authenticate(keys, contract, presented, now, stranger).await
+}
+
+/// Why the credential of a request that is only imagined lets nobody in; `None` where it does, or there is none.
+pub async fn why(exchange: &Exchange, headers: &HeaderMap) -> Option<String> {
+    let live = exchange.site();
+    let presented = match Presented::read(headers.get_all(AUTHORIZATION), &live.site.contract) {
+        Ok(presented) => presented?,
+        Err(unreadable) => return Some(unreadable.to_string()),
+    };
+    let (authenticator, now) = (&exchange.gateway.authenticator, exchange.now);
+    let known = authenticator.recognize(&live.credentials, &live.site.contract, &presented, now, may_guess(exchange));
+    Some(known.await.err()?.to_string())
 }
 
 /// Whether the target is for anyone.

@@ -7,12 +7,16 @@
 //!
 //! Called by the admin listener (`POST /v1/explain`); `tollgate explain` is its face.
 
+mod decided;
+mod imagined;
+mod secrets;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, CONTENT_LENGTH};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use http_body_util::BodyExt;
 use hyper::upgrade::OnUpgrade;
 use serde_json::{Map, Value, json};
@@ -33,35 +37,11 @@ use crate::model::principal::{Method as Proof, Principal};
 use crate::model::refusal::Refusal;
 use crate::native::operator::Reply;
 use crate::observe::metrics::labels::TlsVersion;
-use crate::rules::authorize::Lack;
 use crate::upstream::body::Body;
 use crate::upstream::tunnel;
-
-/// In place of a secret.
-const STARS: &str = "***";
-/// The shortest text that is taken for a secret wherever it turns up, in bytes.
-const SECRET: usize = 8;
-
-/// A request as it would stand on the wire.
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Imagined {
-    method: String,
-    /// The request target: `/path?query`, or the absolute form.
-    target: String,
-    /// Names and values in their order, `host` among them.
-    #[serde(default)]
-    headers: Vec<(String, String)>,
-    /// The peer; loopback where none is named.
-    client: Option<IpAddr>,
-    /// It comes by TLS.
-    #[serde(default = "yes")]
-    tls: bool,
-}
-
-const fn yes() -> bool {
-    true
-}
+use decided::{by_credential, by_form, by_length, by_routes, by_rule, by_windows};
+use imagined::{Imagined, of_a_connection};
+use secrets::{STARS, is_secret, secrets, star_out};
 
 /// What was learned on the way, as JSON.
 #[derive(Default)]
@@ -79,39 +59,22 @@ pub async fn explain(gateway: &Arc<Gateway>, method: &Method, body: &[u8]) -> Re
         return Reply { status: 405, body: json!({ "error": "/v1/explain takes POST" }) };
     }
     let imagined = serde_json::from_slice::<Imagined>(body).map_err(|error| error.to_string());
-    let head = imagined.and_then(|imagined| Ok((head(&imagined)?, imagined)));
+    let head = imagined.and_then(|imagined| Ok((imagined.head()?, imagined)));
     let (head, imagined) = match head {
         Ok(ready) => ready,
         Err(error) => return Reply { status: 400, body: json!({ "error": error }) },
     };
-    let secrets = secrets(&head.headers);
+    let live = gateway.live();
+    let prefixes = live.sites.iter().filter_map(|live| Some(live.site.contract.keys.as_ref()?.prefix.as_str()));
+    let secrets = secrets(&head.headers, &head.uri, prefixes);
     let mut told = Value::Object(story(gateway, head, &imagined).await.0);
     star_out(&mut told, &secrets);
     Reply { status: 200, body: told }
 }
 
-/// The head as hyper would hand it over.
-fn head(imagined: &Imagined) -> Result<Parts, String> {
-    let Imagined { method, target, headers, .. } = imagined;
-    let mut request = Request::new(());
-    *request.method_mut() = Method::from_bytes(method.as_bytes()).map_err(|_| format!("`{method}` is no method"))?;
-    *request.uri_mut() = target.parse::<Uri>().map_err(|error| format!("the request target: {error}"))?;
-    *request.version_mut() = Version::HTTP_11;
-    for (name, value) in headers {
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("`{name}` is no header name"))?;
-        let value = HeaderValue::from_bytes(value.as_bytes())
-            .map_err(|_| format!("`{name}` has no value that a header can have"))?;
-        request.headers_mut().append(name, value);
-    }
-    // What hyper leaves with every request that may ask for an upgrade; this one leads nowhere.
-    let upgrade = hyper::upgrade::on(&mut request);
-    request.extensions_mut().insert(upgrade);
-    Ok(request.into_parts().0)
-}
-
 async fn story(gateway: &Arc<Gateway>, head: Parts, imagined: &Imagined) -> Story {
     let peer = (imagined.client.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), 0).into();
-    let tls = imagined.tls.then_some(Handshake { version: TlsVersion::V13, http2: false });
+    let tls = imagined.tls.then_some(Handshake { version: TlsVersion::V13, http2: imagined.is_http2() });
     let live = gateway.live();
     let policy = intake::host(&head).ok().and_then(|host| live.site(host)?.site.client_certificates.as_ref());
     let vouched = policy.filter(|_| imagined.tls).map(Vouched::imagined).map(Box::new);
@@ -123,6 +86,15 @@ async fn story(gateway: &Arc<Gateway>, head: Parts, imagined: &Imagined) -> Stor
     // In this order they are read.
     for what in ["passes", "decision", "problem", "decided_by", "shadow"] {
         story.tell(what, Value::Null);
+    }
+    if let Some(field) = of_a_connection(&head.headers).filter(|_| imagined.is_http2()) {
+        story.tell("passes", false);
+        story.tell("decision", "reset");
+        story.tell(
+            "decided_by",
+            json!({ "rule": "HTTP/2", "why": format!("a request with the field `{field}` is none") }),
+        );
+        return story;
     }
     let outcome = walk(&mut exchange, head, &mut story).await;
     story.tell("request_id", exchange.request_id());
@@ -143,12 +115,17 @@ async fn walk(exchange: &mut Exchange, mut head: Parts, story: &mut Story) -> Re
         story.tell("client_certificate", if policy.required { "required" } else { "verified where shown" });
     }
     story.tell("path", (!exchange.path.is_empty()).then(|| exchange.path.clone()));
-    taken?;
+    taken.inspect_err(|refusal| {
+        let host = intake::host(&head).unwrap_or_default();
+        story.tell("decided_by", by_form(exchange, &head.uri, host, &refusal.problem));
+    })?;
     if cors::preflight(exchange, &head).is_some() {
         return Ok("preflight");
     }
     let live = Arc::clone(exchange.site());
-    let target = route::find(exchange)?;
+    let target = route::find(exchange).inspect_err(|refusal| {
+        story.tell("decided_by", by_routes(exchange, &refusal.problem));
+    })?;
     let public = authenticate::is_public(&live, &target);
     story.tell("target", described(&live, exchange, &target, public));
     story.tell("credential", presented(&live, &head.headers));
@@ -169,30 +146,42 @@ async fn walk(exchange: &mut Exchange, mut head: Parts, story: &mut Story) -> Re
     let rules: Vec<(Rule, Value)> = all.iter().map(|asked| (asked.rule, rule(&live, asked))).collect();
     drop(all);
     story.tell("rules", rules.iter().map(|(_, told)| told.clone()).collect::<Value>());
+    if let Err(Refusal { problem, fault: None }) = &known {
+        let why = authenticate::why(exchange, &head.headers).await;
+        story.tell("decided_by", by_credential(problem, why));
+    }
     known?;
     let permit = authorize::authorize(exchange, target).inspect_err(|denied| {
-        story.tell("decided_by", decided(&live, *denied, principal.as_deref(), &rules));
+        story.tell("decided_by", by_rule(&live, *denied, principal.as_deref(), &rules));
     })?;
-    windows.extend(
-        throttle::windows(exchange, &permit).await?.iter().map(|(kind, cost, state)| window(kind.name(), *cost, state)),
-    );
+    let asked = throttle::windows(exchange, &permit).await?;
+    windows.extend(asked.iter().map(|(kind, cost, state)| window(kind.name(), *cost, state)));
     story.tell("windows", windows);
-    throttle::admit(exchange, &permit).await?;
+    throttle::admit(exchange, &permit).await.inspect_err(|_| {
+        story.tell("decided_by", by_windows(exchange, &asked));
+    })?;
     story.tell("shadow", in_shadow(&live, exchange, &permit, principal.as_deref(), &rules));
     let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0);
     match permit {
         Permit::Native(_) => {
-            Body::fits(length, live.site.max_body)?;
+            fits(length, live.site.max_body, story)?;
             Ok("native")
         }
         Permit::KeySet => Ok("key_set"),
         Permit::Forward(permit) => {
             let route = &live.site.routes[permit.route()];
             head.extensions.remove::<OnUpgrade>();
-            if !tunnel::wanted(&head)? {
-                Body::fits(length, route.max_body)?;
+            let upgrades = tunnel::wanted(&head).inspect_err(|problem| {
+                story.tell("decided_by", by_form(exchange, &head.uri, "", problem));
+            })?;
+            if !upgrades {
+                fits(length, route.max_body, story)?;
             }
-            let (request, upstream) = forward::request(exchange, &permit, head, Body::Empty).await?;
+            let (mut request, upstream) = forward::request(exchange, &permit, head, Body::Empty).await?;
+            if upgrades {
+                tunnel::dress(request.headers_mut());
+            }
+            story.tell("websocket", upgrades.then_some(true));
             let upstream = &live.upstreams[upstream];
             let servers: Vec<String> = upstream.settings.servers.iter().map(ToString::to_string).collect();
             story
@@ -203,6 +192,11 @@ async fn walk(exchange: &mut Exchange, mut head: Parts, story: &mut Story) -> Re
             Ok("forward")
         }
     }
+}
+
+fn fits(length: u64, most: u64, story: &mut Story) -> Result<(), Refusal> {
+    Body::fits(length, most).inspect_err(|_| story.tell("decided_by", by_length(length, most)))?;
+    Ok(())
 }
 
 async fn refused(exchange: &mut Exchange, refusal: Refusal, story: &mut Story) {
@@ -295,7 +289,7 @@ fn in_shadow(
     };
     let told = exchange.shadow.iter().enumerate().map(|(at, shadow)| {
         let mut told = match lacks.get(at) {
-            Some((rule, lack)) => decided(live, Denied::Lacks(*rule, *lack), caller, rules),
+            Some((rule, lack)) => by_rule(live, Denied::Lacks(*rule, *lack), caller, rules),
             None => json!({ "rule": shadow.rule, "window": shadow.window.map(|window| window.held().to_string()) }),
         };
         told["problem"] = shadow.problem.name().into();
@@ -306,27 +300,6 @@ fn in_shadow(
 
 fn names<'a>(set: Bits, of: impl Fn(usize) -> Option<&'a str>) -> Vec<&'a str> {
     set.iter().filter_map(|at| of(usize::from(at))).collect()
-}
-
-/// The rule that said no, and what it misses.
-fn decided(live: &LiveSite, denied: Denied, caller: Option<&Principal>, rules: &[(Rule, Value)]) -> Value {
-    let Denied::Lacks(at, lack) = denied else {
-        return match denied {
-            Denied::ByKey => json!({ "rule": "an API key may not call this operation" }),
-            _ => json!({ "rule": "a credential is needed" }),
-        };
-    };
-    let asks =
-        |what: &str| rules.iter().find(|(rule, _)| *rule == at).map_or(Value::Null, |(_, own)| own[what].clone());
-    let role = caller.map(|caller| caller.account.user.role.as_str());
-    let (lacks, asks, has) = match lack {
-        Lack::KnownRole => ("known_role", Value::Null, role),
-        Lack::Role => ("role", asks("roles"), role),
-        Lack::Writing => ("writing", Value::Null, role),
-        Lack::Plan(_) => ("plan", asks("plans"), caller.map(|caller| caller.account.org.plan.as_str())),
-        Lack::Permission(which) => ("permission", asks("permissions")[which].clone(), None),
-    };
-    json!({ "rule": at.name(live), "lacks": lacks, "asks": asks, "has": has })
 }
 
 /// The headers as the backend would see them; what is secret, or could be, as stars.
@@ -340,39 +313,6 @@ fn shown(live: &LiveSite, headers: &HeaderMap, written: &[&HeaderName]) -> Value
     headers.iter().map(tell).collect()
 }
 
-fn is_secret(name: &HeaderName) -> bool {
-    const PARTS: [&str; 9] =
-        ["auth", "cookie", "token", "secret", "key", "password", "credential", "signature", "assertion"];
-    // `Sec-WebSocket-Key` is no key.
-    !name.as_str().starts_with("sec-websocket-") && PARTS.iter().any(|part| name.as_str().contains(part))
-}
-
 fn text(value: &HeaderValue) -> String {
     String::from_utf8_lossy(value.as_bytes()).into_owned()
-}
-
-/// What must not be told, wherever it would stand.
-fn secrets(headers: &HeaderMap) -> Vec<String> {
-    let values = headers.iter().filter(|(name, _)| is_secret(name)).map(|(_, value)| text(value));
-    let mut words: Vec<String> = values
-        .flat_map(|value| value.split([' ', ';', ',', '=']).map(str::to_owned).collect::<Vec<_>>())
-        .filter(|word| word.len() >= SECRET)
-        .collect();
-    words.sort_by_key(|word| std::cmp::Reverse(word.len()));
-    words
-}
-
-fn star_out(told: &mut Value, secrets: &[String]) {
-    match told {
-        Value::String(text) => {
-            for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
-                if text.contains(secret.as_str()) {
-                    *text = text.replace(secret.as_str(), STARS);
-                }
-            }
-        }
-        Value::Array(values) => values.iter_mut().for_each(|value| star_out(value, secrets)),
-        Value::Object(fields) => fields.values_mut().for_each(|value| star_out(value, secrets)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
 }

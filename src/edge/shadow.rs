@@ -11,9 +11,10 @@ use super::authorize::Permit;
 use super::exchange::Exchange;
 use super::throttle::label;
 use crate::gateway::LiveSite;
-use crate::limit::{Charge, SubjectKind, Verdict};
+use crate::limit::{Charge, Verdict};
 use crate::model::problem::{Problem, ProblemKind};
 use crate::observe::access::Shadow;
+use crate::observe::metrics::labels::LimitKind;
 
 /// Whether anything is tried on this request.
 pub fn concerns(permit: &Permit, tried: &[Charge<'_>]) -> bool {
@@ -37,7 +38,7 @@ pub async fn note(exchange: &mut Exchange, live: &LiveSite, permit: &Permit, tri
     {
         let full = states.iter().filter(|state| state.remaining < tried[state.charge].cost);
         all.extend(full.map(|state| Shadow {
-            rule: owner(exchange, tried[state.charge].subject.kind()),
+            rule: owner(exchange, label(tried[state.charge].subject.kind())),
             window: Some(state.window),
             problem: ProblemKind::RateLimited,
         }));
@@ -51,9 +52,9 @@ pub async fn note(exchange: &mut Exchange, live: &LiveSite, permit: &Permit, tri
 }
 
 /// Whose window it is, as it is configured.
-fn owner(exchange: &Exchange, kind: SubjectKind) -> String {
-    let name = label(kind).name();
-    match exchange.route.as_deref().filter(|_| kind == SubjectKind::Route) {
+pub fn owner(exchange: &Exchange, kind: LimitKind) -> String {
+    let name = kind.name();
+    match exchange.route.as_deref().filter(|_| kind == LimitKind::Route) {
         Some(route) => format!("limit {name} {route}"),
         None => format!("limit {name}"),
     }

@@ -177,7 +177,8 @@ impl Offered {
     }
 }
 
-fn dress(headers: &mut HeaderMap) {
+/// Says that a handshake, or the agreement to one, switches to a WebSocket.
+pub fn dress(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }

@@ -271,10 +271,202 @@ async fn at_the_command_line_the_exit_status_tells_a_yes_from_a_no() {
     piped.stdin(std::fs::File::open(&raw).expect("the file"));
     assert!(run(piped).await.good().contains("\"decision\": \"forward\""));
 
+    // What `curl -v` has shown of a request, over HTTP/2.
+    std::fs::write(
+        &raw,
+        format!("* ALPN: h2\n> GET /api/v1/posts HTTP/2\r\n> Host: localhost\r\n> {bearer}\r\n> \r\n< HTTP/2 200\r\n"),
+    )
+    .expect("a file");
+    let mut piped = command(&["--json"]);
+    piped.stdin(std::fs::File::open(&raw).expect("the file"));
+    assert!(run(piped).await.good().contains("\"decision\": \"forward\""));
+    let by_http2 = run(command(&["GET", url, "-H", "Connection: close", "--http2"])).await;
+    assert_eq!(
+        (by_http2.code, by_http2.out.contains("a request with the field `connection` is none")),
+        (Some(3), true),
+        "{by_http2:?}"
+    );
+    // A token that stands somewhere else.
+    let told = run(command(&[
+        "GET",
+        &format!("https://localhost/nowhere/{token}"),
+        "-H",
+        &format!("Referer: https://a.example/?token={token}"),
+    ]))
+    .await;
+    assert!(told.code == Some(3) && !told.out.contains(&token) && told.out.contains("/nowhere/***"), "{told:?}");
+
     run(command(&["GET"])).await.bad(2);
     run(command(&["GET", "ftp://localhost/"])).await.bad(1);
     assert!(backend.count() == 0, "no backend was asked");
     served.process.stop().await.good();
     let err = run(command(&["GET", url])).await.bad(1);
     assert!(err.contains("no gateway answers at the admin address"), "{err}");
+}
+
+#[tokio::test]
+async fn a_credential_that_lets_nobody_in_is_told_with_the_reason() {
+    let clock = Arc::new(TestClock::at(SystemClock::new().now().wall));
+    let gate = Setup::default().clock(clock.clone()).start().await.expect("SQLite");
+    let token = gate.signed_in("ada@example.com").await;
+    let (key, id) = gate.api_key(&token, &["read:posts"]).await;
+    let (gone, gone_id) = gate.api_key(&token, &["read:posts"]).await;
+    let why = async |by: &str| -> String {
+        let told = explained(&gate, "GET", POSTS, Some(by)).await;
+        let real = gate.client.get(POSTS).header("authorization", by).send().await;
+        assert_eq!(told["answer"]["status"], real.status.as_u16(), "{by}: {told:#}");
+        assert_eq!(told["answer"]["body"], real.json(), "{by}: the client learns no more than before");
+        assert_eq!(told["decided_by"]["rule"], "the credential", "{by}: {told:#}");
+        told["decided_by"]["why"].as_str().expect("a reason").to_owned()
+    };
+    let bearer = format!("Bearer {token}");
+    let (signed, signature) = token.rsplit_once('.').expect("a token");
+    let turned: String = signature.chars().rev().collect();
+    for (by, reason) in [
+        (format!("Bearer {signed}.{turned}"), "signature does not verify"),
+        ("Bearer e30.e30.e30".to_owned(), "the token is malformed"),
+        (format!("ApiKey {}x", &key[..key.len() - 1]), "mistyped, or cut short"),
+        (format!("Bearer {key}"), "a credential that its scheme does not carry"),
+        (format!("Digest {key}"), "an unknown authentication scheme"),
+    ] {
+        assert!(why(&by).await.contains(reason), "{by}: {}", why(&by).await);
+    }
+    gate.operate("DELETE", &format!("/orgs/ada@example.com/keys/{gone_id}"), None).await;
+    assert!(why(&format!("ApiKey {gone}")).await.contains("was revoked at 20"));
+    gate.operate("PATCH", "/users/ada@example.com", Some(json!({ "disabled": true }))).await;
+    assert_eq!(why(&bearer).await, "the user is disabled");
+    assert_eq!(why(&format!("ApiKey {key}")).await, "the user is disabled");
+    gate.operate("PATCH", "/users/ada@example.com", Some(json!({ "disabled": false }))).await;
+    gate.operate("PATCH", "/orgs/ada@example.com", Some(json!({ "disabled": true }))).await;
+    assert_eq!(why(&format!("ApiKey {key}")).await, "the organization is disabled");
+    gate.operate("PATCH", "/orgs/ada@example.com", Some(json!({ "disabled": false }))).await;
+    assert_eq!(explained(&gate, "GET", POSTS, Some(&format!("ApiKey {key}"))).await["passes"], true, "{id}");
+    gate.operate("DELETE", "/users/ada@example.com/sessions", None).await;
+    assert!(why(&bearer).await.contains("session was ended at 20"), "{}", why(&bearer).await);
+    clock.advance(std::time::Duration::from_hours(3));
+    assert_eq!(why(&bearer).await, "the token has expired");
+    let nobody = explained(&gate, "GET", POSTS, None).await;
+    assert_eq!(nobody["decided_by"], json!({ "rule": "the credential", "why": "there is none, and one is needed" }));
+}
+
+#[tokio::test]
+async fn every_refusal_names_what_decided() {
+    let site = "[site.limits]\nper_key = [\"1/1m\"]\nfailed_credentials = [\"1/1m\"]\n[site.plan.free]\nlimits = [\"50/1h\"]\n\
+                [[site.route]]\nmatch = \"POST /api/v1/reports\"\nupstream = \"app\"\nmax_body = \"1KiB\"\n\
+                [[site.route]]\nmatch = \"GET /elsewhere\"\nupstream = \"app\"\n";
+    let gate = Setup::default().site(site).start().await.expect("SQLite");
+    let token = gate.signed_in("ada@example.com").await;
+    let (key, _) = gate.api_key(&token, &["read:posts"]).await;
+    let bearer = format!("Bearer {token}");
+    let by_key = format!("ApiKey {key}");
+    let decided = async |method: &str, target: &str, headers: &[(&str, &str)]| -> (String, String) {
+        let mut all = vec![json!(["host", "localhost"])];
+        all.extend(headers.iter().map(|(name, value)| json!([name, value])));
+        let told = asked(&gate, &json!({ "method": method, "target": target, "headers": all })).await;
+        assert_eq!(told["passes"], false, "{told:#}");
+        let of = |what: &str| told["decided_by"][what].as_str().unwrap_or_default().to_owned();
+        (of("rule"), of("why"))
+    };
+    let auth = ("authorization", &*bearer);
+    for (method, target, headers, rule, why) in [
+        ("GET", "/a//b", vec![], "the path", "the path holds an empty segment"),
+        ("GET", "/a/%2e%2e/b", vec![], "the path", "the path holds a dot segment"),
+        ("GET", POSTS, vec![("x_y", "1")], "the request's form", "header names are letters, digits and hyphens"),
+        ("GET", POSTS, vec![("host", "localhost")], "the request's form", "more than one Host"),
+        ("GET", "/nowhere", vec![auth], "routes", "no route and no operation takes the path"),
+        ("DELETE", "/elsewhere", vec![auth], "routes", "the path is served for GET, HEAD"),
+        ("GET", "/api/v1/auth/nothing", vec![auth], "native_prefixes", "is never forwarded"),
+        (
+            "POST",
+            "/api/v1/reports",
+            vec![auth, ("content-length", "2000")],
+            "max_body",
+            "a body of 2000 bytes is announced, 1024 are taken",
+        ),
+    ] {
+        let (by, because) = decided(method, target, &headers).await;
+        assert!(by == rule && because.contains(why), "{method} {target}: {by}: {because}");
+    }
+    let elsewhere =
+        asked(&gate, &json!({ "method": "GET", "target": POSTS, "headers": [["host", "a.example"]] })).await;
+    assert_eq!(elsewhere["decided_by"]["why"], "no site has `a.example` among its hosts", "{elsewhere:#}");
+    assert_eq!(gate.client.get(POSTS).api_key(&key).send().await.status, 200);
+    assert_eq!(gate.client.get(POSTS).api_key(&key).send().await.status, 429);
+    assert_eq!(decided("GET", POSTS, &[("authorization", &by_key)]).await, ("limits".into(), "limit key 1/1m".into()));
+    assert_eq!(gate.client.get(POSTS).bearer("a.b.c").send().await.status, 401);
+    let (by, _) = decided("GET", POSTS, &[("authorization", "Bearer a.b.c")]).await;
+    assert_eq!(by, "limit failed_credentials");
+}
+
+#[tokio::test]
+async fn a_websocket_is_told_as_one_with_what_the_backend_sees_of_it() {
+    let site = "[[site.route]]\nmatch = \"GET /live\"\npublic = true\nupstream = \"app\"\n";
+    let gate = Setup::default().site(site).start().await.expect("SQLite");
+    let key = ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+    let all = [
+        ("host", "localhost"),
+        ("connection", "Upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        key,
+    ];
+    let told = async |headers: &[(&str, &str)], http: &str| {
+        let target = if http == "2" { "https://localhost/live" } else { "/live" };
+        asked(&gate, &json!({ "method": "GET", "target": target, "headers": headers, "http": http })).await
+    };
+    let opens = told(&all, "1.1").await;
+    assert_eq!((&opens["decision"], &opens["websocket"]), (&json!("forward"), &json!(true)), "{opens:#}");
+    let sees = |told: &Value, name: &str| -> Option<String> {
+        let lines = told["headers"].as_array().expect("headers");
+        let found = lines.iter().find(|line| line[0] == name);
+        found.map(|line| line[1].as_str().expect("a value").to_owned())
+    };
+    assert_eq!(sees(&opens, "upgrade").as_deref(), Some("websocket"));
+    assert_eq!((sees(&opens, "connection").as_deref(), sees(&opens, key.0).as_deref()), (Some("upgrade"), Some(key.1)));
+    let plain = told(&all[..1], "1.1").await;
+    assert_eq!((&plain["websocket"], sees(&plain, "upgrade")), (&Value::Null, None), "{plain:#}");
+    let broken = told(&all[..4], "1.1").await;
+    assert_eq!(broken["decided_by"]["why"], "Sec-WebSocket-Key is 16 bytes in base64", "{broken:#}");
+    // Over HTTP/1.0 and HTTP/2 nobody switches.
+    let old = told(&all, "1.0").await;
+    assert_eq!((&old["passes"], &old["websocket"]), (&json!(true), &Value::Null), "{old:#}");
+    let reset = told(&all[1..], "2").await;
+    assert_eq!((&reset["passes"], &reset["decision"]), (&json!(false), &json!("reset")), "{reset:#}");
+}
+
+#[tokio::test]
+async fn a_request_by_http2_is_told_as_it_is_served() {
+    let gate = Gate::start().await;
+    let token = gate.signed_in("ada@example.com").await;
+    let bearer = format!("Bearer {token}");
+    let imagined = async |headers: Value| {
+        let whole =
+            json!({ "method": "GET", "target": format!("https://localhost{POSTS}"), "headers": headers, "http": "2" });
+        asked(&gate, &whole).await
+    };
+    let told = imagined(json!([["authorization", bearer], ["te", "trailers"]])).await;
+    assert_eq!((&told["passes"], &told["who"]["email"]), (&json!(true), &json!("ada@example.com")), "{told:#}");
+    assert_eq!(gate.client.get(POSTS).bearer(&token).send_http2().await.status, 200);
+    let seen = gate.backend.last();
+    for line in told["headers"].as_array().expect("headers") {
+        let (name, value) = (line[0].as_str().expect("a name"), line[1].as_str().expect("a value"));
+        if !["x-request-id", "te", "connection"].contains(&name) {
+            assert_eq!(seen.one(name), Some(value), "{name}");
+        }
+    }
+    // A name of its own beside another's, and what is no field of HTTP/2.
+    let told = imagined(json!([["host", "other.example"], ["authorization", bearer]])).await;
+    assert_eq!(told["decided_by"]["why"], "Host and the request target disagree", "{told:#}");
+    for (name, value) in
+        [("connection", "close"), ("transfer-encoding", "chunked"), ("te", "gzip"), ("keep-alive", "1")]
+    {
+        let told = imagined(json!([[name, value], ["authorization", bearer]])).await;
+        assert_eq!((&told["decision"], &told["passes"]), (&json!("reset"), &json!(false)), "{told:#}");
+        assert!(told["decided_by"]["why"].as_str().is_some_and(|why| why.contains(name)), "{told:#}");
+    }
+    let bad =
+        json!({ "method": "GET", "target": POSTS, "headers": [["host", "localhost"]], "http": "2", "tls": false });
+    assert_eq!(gate.admin.post("/v1/explain", &bad).bearer(ADMIN_TOKEN).send().await.status, 400);
+    let bad = json!({ "method": "GET", "target": POSTS, "headers": [["host", "localhost"]], "http": "3" });
+    assert_eq!(gate.admin.post("/v1/explain", &bad).bearer(ADMIN_TOKEN).send().await.status, 400);
 }
