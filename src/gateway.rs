@@ -13,6 +13,7 @@ use http::HeaderValue;
 use tokio::sync::{MutexGuard, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use crate::config::boot::{Boot, Connections};
 use crate::config::snapshot::{Site, Snapshot};
@@ -312,11 +313,8 @@ impl Gateway {
     pub fn request_id(&self) -> HeaderValue {
         let count = self.requests.fetch_add(1, Ordering::Relaxed);
         let mut digits = [0; 32];
-        for (byte, two) in self.run.to_be_bytes().into_iter().chain(count.to_be_bytes()).zip(digits.chunks_mut(2)) {
-            let digit = |half: u8| b"0123456789abcdef"[usize::from(half & 15)];
-            two.copy_from_slice(&[digit(byte >> 4), digit(byte)]);
-        }
-        HeaderValue::from_bytes(&digits).expect("hexadecimal digits may stand in a header")
+        let digits = Uuid::from_u64_pair(self.run, count).simple().encode_lower(&mut digits);
+        HeaderValue::from_str(digits).expect("hexadecimal digits may stand in a header")
     }
 
     /// Notes an act of the gateway itself.
