@@ -49,10 +49,15 @@ impl Rates {
     /// Writes the three headers. `Reset` is in Unix seconds, rounded up: never past, and waiting for it is enough.
     pub fn write(self, now: Now, headers: &mut HeaderMap) {
         let reset = now.wall.plus(self.reset).plus(Duration::from_millis(999)).secs().max(now.wall.secs() + 1);
-        headers.insert(&LIMIT, HeaderValue::from(self.limit));
-        headers.insert(&REMAINING, HeaderValue::from(self.remaining));
-        headers.insert(&RESET, HeaderValue::from(reset));
+        headers.insert(&LIMIT, number(self.limit));
+        headers.insert(&REMAINING, number(self.remaining));
+        headers.insert(&RESET, number(reset));
     }
+}
+
+/// A number as a header says it. `HeaderValue::from` does the same with two allocations instead of one.
+fn number(number: impl itoa::Integer) -> HeaderValue {
+    HeaderValue::from_str(itoa::Buffer::new().format(number)).expect("digits may stand in a header")
 }
 
 /// Admits the request, or refuses it and spends nothing.
