@@ -51,7 +51,8 @@ impl Reserved {
     pub fn strip(&self, headers: &mut HeaderMap) -> bool {
         let mut odd = false;
         remove(headers, |name| {
-            let is_odd = !name.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+            // A `HeaderName` is in lower case.
+            let is_odd = !name.as_str().bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
             odd |= is_odd;
             is_odd || (self.lengths & length_bit(name) != 0 && self.names.contains(name))
         });
@@ -243,11 +244,12 @@ fn says_certificate(name: &str) -> bool {
 }
 
 fn remove_named_by_connection(headers: &mut HeaderMap) {
-    let lines: SmallVec<[HeaderValue; 2]> = headers.get_all(CONNECTION).iter().cloned().collect();
-    for name in lines.iter().flat_map(split) {
-        if let Ok(name) = str::from_utf8(name) {
-            headers.remove(name);
-        }
+    // Named most often, and removed in any case ([`is_hop_by_hop`]).
+    let others = |name: &&[u8]| !name.eq_ignore_ascii_case(b"keep-alive");
+    let names = tokens(headers, &CONNECTION).filter(others).filter_map(|name| HeaderName::from_bytes(name).ok());
+    let names: SmallVec<[HeaderName; 4]> = names.collect();
+    for name in names {
+        headers.remove(name);
     }
 }
 
@@ -406,6 +408,7 @@ mod tests {
             ("Set-Cookie", "b=2"),
             ("Trailer", "X-Sum"),
         ]);
+        assert_eq!(cleaned(&[("Connection", "Keep-Alive"), ("Keep-Alive", "timeout=5")]).unwrap(), HeaderMap::new());
         let wanted = [("content-length", "5"), ("set-cookie", "a=1"), ("set-cookie", "b=2"), ("trailer", "X-Sum")];
         assert_eq!(answer.unwrap(), head(&wanted));
         assert!(cleaned(&[("transfer-encoding", "chunked")]).is_ok());
