@@ -129,7 +129,9 @@ impl Router {
 
     /// Whether [`Self::find_any_spelling`] can differ from [`Self::find`] on `path`.
     pub fn has_spellings(&self, path: &str) -> bool {
-        self.odd || path.ends_with('/') || path.bytes().any(|byte| byte.is_ascii_uppercase())
+        // Without a way out in between, so that the compiler takes many bytes at once.
+        let upper = |path: &str| path.bytes().fold(false, |upper, byte| upper | byte.is_ascii_uppercase());
+        self.odd || path.ends_with('/') || upper(path)
     }
 
     /// Puts the rule in; gives the number of the one that already answers there.
@@ -214,7 +216,11 @@ impl Router {
                 .or_else(|| search.pick(&self.slash_of(node, search.any_spelling)?.here))
                 .or_else(|| search.pick_rest(node, ""));
         };
-        let (segment, after) = left.split_once('/').map_or((left, None), |(segment, after)| (segment, Some(after)));
+        // Segments are short: looking at one byte after another beats the search that `split_once` sets up.
+        let (segment, after) = match left.bytes().position(|byte| byte == b'/') {
+            Some(slash) => (&left[..slash], Some(&left[slash + 1..])),
+            None => (left, None),
+        };
         let exact = node.literals.get(segment);
         if let Some(next) = exact
             && let Some(leaf) = self.walk(*next, after, search)

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, Method};
 use ipnet::IpNet;
+use smallvec::SmallVec;
 
 use super::cors::Cors;
 use super::router::{Find, Router, is_under};
@@ -214,14 +215,21 @@ impl Hosts {
 
     /// The site's index for a `Host` value.
     pub fn find(&self, host: &str) -> Option<usize> {
-        // Lower-cased on the stack: a name has at most 253 bytes (RFC 1035 section 3.1), so longer is nobody's.
-        let mut buffer = [0_u8; 256];
         let name = without_port(host)?;
         let name = name.strip_suffix('.').unwrap_or(name);
-        let lower = buffer.get_mut(..name.len())?;
-        lower.copy_from_slice(name.as_bytes());
-        lower.make_ascii_lowercase();
-        let name = std::str::from_utf8(lower).ok().filter(|name| !name.is_empty())?;
+        // A name has at most 253 bytes (RFC 1035 section 3.1), so longer is nobody's.
+        if name.is_empty() || name.len() > 256 {
+            return None;
+        }
+        // Lower-cased where it has to be, and on the stack.
+        let mut lower: SmallVec<[u8; 256]> = SmallVec::new();
+        let name = if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            lower.extend_from_slice(name.as_bytes());
+            lower.make_ascii_lowercase();
+            std::str::from_utf8(&lower).ok()?
+        } else {
+            name
+        };
         let parent = || self.wildcard.get(name.split_once('.').filter(|(label, _)| !label.is_empty())?.1);
         self.exact.get(name).or_else(parent).copied().or(self.default)
     }

@@ -8,7 +8,7 @@ use http::Method;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MethodSet(u16);
 
-const METHODS: [Method; 9] = [
+static METHODS: [Method; 9] = [
     Method::GET,
     Method::HEAD,
     Method::POST,
@@ -165,6 +165,12 @@ impl fmt::Display for Pattern {
 
 /// Whether `path` is `prefix` or stands below it, whatever its case; a `{name}` in the prefix is any one segment.
 pub fn is_below(prefix: &str, path: &str) -> bool {
+    if !prefix.contains('{') {
+        // Segment by segment is byte by byte then, up to a slash or the end: no need to part them.
+        let (prefix, path) = (prefix.as_bytes(), path.as_bytes());
+        return matches!(path.get(prefix.len()), None | Some(b'/'))
+            && path.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    }
     let mut segments = path.split('/');
     prefix.split('/').all(|wanted| {
         segments.next().is_some_and(|segment| match parameter(wanted) {
@@ -270,6 +276,8 @@ fn is_plain(value: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -358,6 +366,23 @@ mod tests {
             (keys, "/api/v1/servers/api-keys"),
         ] {
             assert!(!is_below(prefix, path), "{prefix} {path}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn below_is_segment_by_segment_with_parameters_and_without(
+            prefix in "(/(a|B|bb|\\{x\\})){1,3}",
+            path in "(/(a|A|b|bb|c|)){0,4}",
+        ) {
+            let wanted: Vec<&str> = prefix.split('/').collect();
+            let there: Vec<&str> = path.split('/').collect();
+            let fits = |(wanted, there): (&&str, &&str)| match *wanted {
+                "{x}" => !there.is_empty(),
+                text => text.to_lowercase() == there.to_lowercase(),
+            };
+            let below = there.len() >= wanted.len() && wanted.iter().zip(&there).all(fits);
+            prop_assert_eq!(is_below(&prefix, &path), below);
         }
     }
 
