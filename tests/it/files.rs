@@ -7,7 +7,6 @@ use serde_json::json;
 use super::backend::Backend;
 use super::client::Client;
 use super::harness::TOKEN_SECRET;
-use super::process::Home;
 use super::reload::{GENERATION, GOOD, NEW_SECRET, POSTS, WATCH, home, metric, signed_in, until, until_status};
 
 #[tokio::test]
