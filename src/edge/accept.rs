@@ -180,7 +180,10 @@ async fn secured(
     let (stream, vouched) = match handshake {
         Ok(Ok(made)) => made,
         Ok(Err(outcome)) => return gateway.metrics.tls.handshake(TlsVersion::Undecided, outcome),
-        Err(_) => return gateway.metrics.tls.handshake(TlsVersion::Undecided, labels::Handshake::TimedOut),
+        Err(_) => {
+            tracing::info!(client = %peer.ip().to_canonical(), "a client did not finish the TLS handshake in time");
+            return gateway.metrics.tls.handshake(TlsVersion::Undecided, labels::Handshake::TimedOut);
+        }
     };
     let (_, session) = stream.get_ref();
     let version = TlsVersion::of(session.protocol_version());

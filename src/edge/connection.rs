@@ -1,5 +1,6 @@
 //! One client connection: HTTP/1.1 or HTTP/2 over whatever `accept` hands over.
 
+use std::error::Error;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -25,8 +26,8 @@ use super::streams::{Answering, Streams};
 use super::workers::Seat;
 use crate::gateway::Gateway;
 use crate::limit::addresses::AddressPlace;
-use crate::observe::metrics::Held;
-use crate::observe::metrics::labels::TlsVersion;
+use crate::observe::metrics::labels::{Slow, TlsVersion};
+use crate::observe::metrics::{Held, Metrics};
 use crate::upstream::leftover::Arriving;
 
 /// What is known of a connection.
@@ -44,6 +45,8 @@ pub struct Connection {
     client: IpAddr,
     /// The same as text, written once for all requests.
     client_text: HeaderValue,
+    /// Its client took nothing of what waits for it, for too long.
+    stalled: AtomicBool,
 }
 
 impl Connection {
@@ -51,7 +54,23 @@ impl Connection {
     pub fn new(peer: SocketAddr, tls: Option<Handshake>, vouched: Option<Box<Vouched>>, held: Place) -> Self {
         let client = peer.ip().to_canonical();
         let text = HeaderValue::from_str(&client.to_string()).expect("an address is digits, points and colons");
-        Self { peer, tls, vouched, held, client, client_text: text }
+        Self { peer, tls, vouched, held, client, client_text: text, stalled: AtomicBool::new(false) }
+    }
+
+    /// It has ended so.
+    fn ended(&self, ended: &Result<(), hyper::Error>) {
+        let timed_out = |error: &(dyn Error + 'static)| match error.downcast_ref::<h2::Error>() {
+            Some(error) => error.get_io().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut),
+            None => error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut),
+        };
+        // What is read too late has been noted where it was read.
+        let stalled = ended.as_ref().err().and_then(Error::source).is_some_and(timed_out);
+        self.stalled.store(stalled, Ordering::Relaxed);
+    }
+
+    /// Whether it ends because its client took nothing for too long.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
     }
 
     /// The other end's address.
@@ -162,7 +181,8 @@ where
     let taken_back = TAKEN_BACK.max(usize::try_from(bounds.max_streams).unwrap_or(TAKEN_BACK));
     let pace = Pace::begin(http2, taken_back);
     let stream = Tended::new(stream, Arc::clone(&pace), bounds.header_timeout, bounds.idle_timeout);
-    let (asked, leaving, of) = (Arc::clone(&pace), drain.clone(), Arc::clone(&gateway));
+    let (asked, leaving, of, client) =
+        (Arc::clone(&pace), drain.clone(), Arc::clone(&gateway), Arc::clone(&connection));
     let answer = move |request| {
         let (gateway, connection) = (Arc::clone(&of), Arc::clone(&connection));
         let (request, leftover) = Arriving::of(request, asked.lingering());
@@ -183,10 +203,11 @@ where
         }
     };
     // The error of a connection is the client's doing (a reset, a bad preface, a timeout) and hyper has
-    // already answered what could be answered; what it cost is in the metrics.
+    // already answered what could be answered; what it cost is in the metrics. It is looked at before what was under way
+    // is dropped, which tells by it how that ended.
     if http2 {
         // Boxed: it is several times what HTTP/1.1 is, and a connection of that would hold the room for it.
-        Box::pin(serve_http2(&gateway, stream, service_fn(answer), &pace, &drain)).await;
+        Box::pin(serve_http2(&gateway, stream, service_fn(answer), (&client, &pace), &drain)).await;
     } else {
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder
@@ -200,13 +221,31 @@ where
         // Boxed: by value hyper would move each request's whole state into place, and a connection that rests would
         // hold the room for one.
         let service = service_fn(move |request| Box::pin(answer(request)));
-        serve_http1(&builder, stream, service, (&pace, bounds.idle_timeout), &drain).await;
+        serve_http1(&builder, stream, service, (&client, &pace, bounds.idle_timeout), &drain).await;
+    }
+    tell_slowness(&gateway.metrics, &client, pace.slow());
+}
+
+/// Tells of a connection that was ended because its client was slow, if it was. That browsers open connections for which
+/// they then have no use, and that clients keep some for later, happens all the time.
+fn tell_slowness(metrics: &Metrics, client: &Connection, phase: Option<Slow>) {
+    let Some(phase) = phase.or(client.is_stalled().then_some(Slow::Unread)) else { return };
+    metrics.connections.timed_out(phase);
+    let (peer, phase_name) = (client.client(), phase.name());
+    match phase {
+        Slow::Head | Slow::Unread => tracing::info!(client = %peer, phase = phase_name, "a client took too long"),
+        Slow::Silent | Slow::Idle => tracing::debug!(client = %peer, phase = phase_name, "a client took too long"),
     }
 }
 
 /// Serves HTTP/2.
-async fn serve_http2<S, F>(gateway: &Gateway, stream: Tended<S>, service: F, pace: &Pace, drain: &Drain)
-where
+async fn serve_http2<S, F>(
+    gateway: &Gateway,
+    stream: Tended<S>,
+    service: F,
+    (client, pace): (&Connection, &Pace),
+    drain: &Drain,
+) where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     F: HttpService<Incoming, ResBody = Answering<Observed>, Error = io::Error, Future: Send + 'static>,
 {
@@ -224,13 +263,13 @@ where
     let serving = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);
     tokio::select! {
-        _ = serving.as_mut() => {}
-        () = never_begun(pace, bounds.header_timeout) => {}
+        ended = serving.as_mut() => client.ended(&ended),
+        () = never_begun(pace, bounds.header_timeout) => pace.has_no_head(),
         () = pace.rested(bounds.idle_timeout) => {
             serving.as_mut().graceful_shutdown();
             // A client that takes no notice of GOAWAY is let go all the same.
             tokio::select! {
-                _ = serving.as_mut() => {}
+                ended = serving.as_mut() => client.ended(&ended),
                 () = pace.unused(bounds.header_timeout) => {}
             }
         }
@@ -239,7 +278,7 @@ where
             // GOAWAY; hyper knows no code for it but that of a goodbye in order. What is under way may still end.
             serving.as_mut().graceful_shutdown();
             tokio::select! {
-                _ = serving.as_mut() => {}
+                ended = serving.as_mut() => client.ended(&ended),
                 () = tokio::time::sleep(LAST_CHANCE) => {}
             }
         }
@@ -254,7 +293,7 @@ where
             }
             if begun() {
                 serving.as_mut().graceful_shutdown();
-                let _ = serving.await;
+                client.ended(&serving.as_mut().await);
             }
         }
     }
@@ -266,7 +305,7 @@ async fn serve_http1<S, F>(
     builder: &hyper::server::conn::http1::Builder,
     mut stream: Tended<S>,
     mut service: F,
-    (pace, idle): (&Pace, Duration),
+    (client, pace, idle): (&Connection, &Pace, Duration),
     drain: &Drain,
 ) where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -277,7 +316,7 @@ async fn serve_http1<S, F>(
         let mut serving = Box::new(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
         tokio::select! {
             biased;
-            _ = &mut *serving => return,
+            ended = &mut *serving => return client.ended(&ended),
             () = pace.settled(idle) => {}
             () = drain.begun() => {
                 // hyper closes a connection that rests at once, and whoever is just about to ask would be reset.
@@ -287,8 +326,7 @@ async fn serve_http1<S, F>(
                     () = tokio::time::sleep(LAST_CHANCE) => {}
                 }
                 Pin::new(&mut *serving).graceful_shutdown();
-                let _ = serving.await;
-                return;
+                return client.ended(&(&mut *serving).await);
             }
         }
         let Some(parts) = serving.into_parts() else { return };

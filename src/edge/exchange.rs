@@ -12,7 +12,7 @@ use http::{HeaderValue, Method, Request, Response};
 
 use super::authenticate::Accepted;
 use super::connection::Connection;
-use super::observe::Observed;
+use super::observe::{Observed, Record};
 use super::throttle::Rates;
 use super::trace::Trace;
 use super::tunnel::Tunnel;
@@ -23,6 +23,7 @@ use crate::model::principal::Principal;
 use crate::model::refusal::Refusal;
 use crate::model::time::Now;
 use crate::observe::access::Shadow;
+use crate::observe::metrics::Held;
 use crate::upstream::body::Body;
 use crate::upstream::leftover::Arriving;
 
@@ -75,6 +76,8 @@ pub struct Exchange {
     pub grpc: bool,
     /// It is only imagined ([`super::explain`]): decided on as any other, and nothing is spent or noted for it.
     pub imagined: bool,
+    /// Counts it as being served by its site.
+    pub held: Option<Held>,
 }
 
 /// What a backend is told of the way a request came, beside the client's address.
@@ -98,15 +101,17 @@ pub async fn handle(
     connection: &Arc<Connection>,
     request: Request<Arriving>,
 ) -> Response<Observed> {
-    let mut exchange = Exchange::begin(gateway, connection, request.method().clone());
+    // From here on it is counted and logged, also where its client leaves before there is an answer.
+    let mut record = Record::begin(Exchange::begin(gateway, connection, request.method().clone()));
+    let exchange = &mut record.exchange;
     exchange.grpc = grpc::is_call(request.headers());
-    let outcome = run(&mut exchange, request).await;
+    let outcome = run(exchange, request).await;
     let (answer, told) = match outcome {
         Ok(answer) => (answer, None),
-        Err(refusal) => Box::pin(respond::refuse(&mut exchange, refusal)).await,
+        Err(refusal) => Box::pin(respond::refuse(exchange, refusal)).await,
     };
-    let answer = respond::complete(&exchange, answer);
-    observe::observe(exchange, answer, told)
+    let answer = respond::complete(exchange, answer);
+    observe::observe(record, answer, told)
 }
 
 async fn run(exchange: &mut Exchange, request: Request<Arriving>) -> Result<Response<Body>, Refusal> {
@@ -158,6 +163,7 @@ impl Exchange {
             presented: false,
             grpc: false,
             imagined: false,
+            held: None,
         }
     }
 

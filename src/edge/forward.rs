@@ -81,14 +81,13 @@ pub async fn forward(
         overrides.whole = Some(own.map_or(deadline, |own| own.min(deadline)));
     }
     trace::ask(exchange, &mut request);
-    let in_flight = upstream.metrics.started();
+    let (asked, before) = (upstream.metrics.asked(), exchange.took());
     let answered = exchange.gateway.pools.send(&upstream.settings, request, Some(&overrides)).await;
-    drop(in_flight);
     let outcome = match &answered {
         Ok(answer) => UpstreamOutcome::answered(answer.status().as_u16()),
         Err(error) => outcome(error),
     };
-    upstream.metrics.finished(outcome, exchange.took());
+    asked.finished(outcome, exchange.took().saturating_sub(before));
     trace::answered(exchange, outcome, answered.as_ref().ok().map(Response::status));
     let mut answer = answered?;
     route.response_headers.apply(answer.headers_mut());
@@ -120,9 +119,8 @@ pub async fn open(exchange: &mut Exchange, permit: &ForwardPermit, head: Parts) 
     let (mut request, upstream) = request(exchange, permit, head, Body::Empty).await?;
     let upstream = &live.upstreams[upstream];
     trace::ask(exchange, &mut request);
-    let in_flight = upstream.metrics.started();
+    let (asked, before) = (upstream.metrics.asked(), exchange.took());
     let mut opened = exchange.gateway.pools.open_tunnel(&upstream.settings, request, Some(&route.overrides)).await;
-    drop(in_flight);
     let (outcome, status) = match &mut opened {
         Ok(Opened::Answer(answer) | Opened::Tunnel(answer, _)) => {
             route.response_headers.apply(answer.headers_mut());
@@ -130,7 +128,7 @@ pub async fn open(exchange: &mut Exchange, permit: &ForwardPermit, head: Parts) 
         }
         Err(error) => (outcome(error), None),
     };
-    upstream.metrics.finished(outcome, exchange.took());
+    asked.finished(outcome, exchange.took().saturating_sub(before));
     trace::answered(exchange, outcome, status);
     Ok((opened?, route.overrides.tunnel_idle.unwrap_or(upstream.settings.tunnel_idle_timeout)))
 }

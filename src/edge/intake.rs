@@ -26,6 +26,7 @@ pub fn take(exchange: &mut Exchange, head: &mut Parts) -> Result<(), Refusal> {
     trace::begin(exchange, head);
     framing::check(head)?;
     let site = exchange.live.site(host(head)?).ok_or(Problem::MisdirectedRequest)?;
+    exchange.held = (!exchange.imagined).then(|| site.metrics.started());
     exchange.site = Some(Arc::clone(site));
     cors::note(exchange, &head.headers);
     let (connection, now) = (&exchange.connection, exchange.now.wall);

@@ -1,4 +1,5 @@
-//! The end of a request: counted and logged when its answer's last byte is out, not when its head is.
+//! The end of a request: counted and logged when its answer's last byte is out, not when its head is, or when its client
+//! has left.
 
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
@@ -6,24 +7,26 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
+use http::{Method, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 
 use super::exchange::Exchange;
 use super::grpc;
 use super::standing::Standing;
-use super::{trace, tunnel};
-use crate::model::principal::Method;
+use super::{streams, trace, tunnel};
+use crate::model::principal;
 use crate::model::problem::ProblemKind;
 use crate::model::refusal::Fault;
 use crate::observe::access::AccessLine;
-use crate::observe::metrics::labels::{Cut, TunnelEnd};
-use crate::observe::metrics::{Decision, Finished, Held};
+use crate::observe::metrics::labels::{Cut, TunnelEnd, UpstreamOutcome};
+use crate::observe::metrics::{Decision, Finished};
 use crate::upstream::body::{Body, BodyError};
 use crate::upstream::tunnel::Ended;
 
 /// Bytes from which an answer is a long one.
 const LONG: u64 = 256 * 1024;
+/// What stands for the status where nobody waited for one; never sent. nginx writes the same.
+const LEFT: u16 = 499;
 
 /// What a refused client was told, and why.
 #[derive(Debug)]
@@ -49,33 +52,35 @@ pub struct Record {
     pub exchange: Exchange,
     /// What a refused client was told.
     pub told: Option<Told>,
-    status: u16,
+    /// `None`: it has no answer yet.
+    status: Option<u16>,
+    /// Whether all of its answer was handed over.
+    whole: bool,
     sent: u64,
     /// How long its WebSocket took to open: what counts as its duration, since a WebSocket may last for days.
     opening: Option<Duration>,
     end: Option<TunnelEnd>,
     /// Why its answer was broken off.
     cut: Option<Cut>,
-    _held: Held,
 }
 
 /// Wraps the answer so that its end is seen. One that opens a WebSocket is not the end: the record goes with it.
-pub fn observe(mut exchange: Exchange, answer: Response<Body>, told: Option<Told>) -> Response<Observed> {
-    let metrics = exchange.site.as_ref().map_or(&exchange.gateway.no_site, |live| &live.metrics);
-    let tunnel = exchange.tunnel.take();
-    let (held, opening) = match &tunnel {
-        None => (metrics.started(), None),
-        Some(_) => (metrics.tunnel_opened(), Some(exchange.took())),
+pub fn observe(mut record: Box<Record>, answer: Response<Body>, told: Option<Told>) -> Response<Observed> {
+    let (status, tunnel) = (answer.status(), record.exchange.tunnel.take());
+    record.status = Some(status.as_u16());
+    record.told = told;
+    // hyper does not look at a body that the client is not to see.
+    let unseen = record.exchange.method == Method::HEAD
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED;
+    record.whole = unseen || http_body::Body::is_end_stream(answer.body());
+    let Some(tunnel) = tunnel else {
+        return answer.map(|body| Observed { body, record: Some(record), lost: None });
     };
-    let status = answer.status().as_u16();
-    let mut record =
-        Some(Box::new(Record { exchange, told, status, sent: 0, opening, end: None, cut: None, _held: held }));
-    if let Some(tunnel) = tunnel
-        && let Some(record) = record.take()
-    {
-        tunnel::spawn(tunnel, record);
-    }
-    answer.map(|body| Observed { body, record, lost: None })
+    record.opening = Some(record.exchange.took());
+    record.exchange.held = record.exchange.site.as_ref().map(|live| live.metrics.tunnel_opened());
+    tunnel::spawn(tunnel, record);
+    answer.map(|body| Observed { body, record: None, lost: None })
 }
 
 impl http_body::Body for Observed {
@@ -95,11 +100,15 @@ impl http_body::Body for Observed {
         {
             return record.cut_off(why);
         }
-        let polled = Pin::new(body).poll_frame(context);
+        let polled = Pin::new(&mut *body).poll_frame(context);
         match &polled {
-            Poll::Ready(Some(Ok(frame))) => record.sent += frame.data_ref().map_or(0, |data| data.len() as u64),
+            Poll::Ready(Some(Ok(frame))) => {
+                record.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+                record.whole = frame.is_trailers() || body.is_end_stream();
+            }
             Poll::Ready(Some(Err(error))) => record.cut = Some(error.cut()),
-            _ => {}
+            Poll::Ready(None) => record.whole = true,
+            Poll::Pending => {}
         }
         // One that keeps its client waiting, and one that never does but is long.
         let lasts = polled.is_pending() || record.sent >= LONG;
@@ -124,6 +133,24 @@ impl http_body::Body for Observed {
 }
 
 impl Record {
+    /// Of a request that has come.
+    pub fn begin(exchange: Exchange) -> Box<Self> {
+        let (status, told, opening, end, cut) = (None, None, None, None, None);
+        Box::new(Self { exchange, told, status, whole: false, sent: 0, opening, end, cut })
+    }
+
+    /// Why its client has not got all of its answer, where nothing else says so.
+    fn missed(&self) -> Option<Cut> {
+        if self.whole || self.opening.is_some() {
+            return None;
+        }
+        Some(match () {
+            () if self.exchange.gateway.hang_up.is_cancelled() => Cut::Drained,
+            () if streams::is_stalled() || self.exchange.connection.is_stalled() => Cut::ClientStalled,
+            () => Cut::ClientLeft,
+        })
+    }
+
     /// Resolves when the client may no longer have the rest of its answer, and when the gateway has stopped waiting for
     /// it to end.
     fn lost(&self) -> impl Future<Output = BodyError> + Send + use<> {
@@ -167,23 +194,28 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let Self { exchange, told, status, sent, opening, end, cut, _held } = self;
+        let cut = self.cut.or_else(|| self.missed());
+        let Self { exchange, told, status, sent, opening, end, .. } = self;
         let told = told.as_ref();
         let took = exchange.took();
         let decision = match told {
+            _ if status.is_none() => Decision::Left,
             Some(told) => Decision::Refused(told.kind),
             None if exchange.upstream.is_some() => Decision::Forwarded,
             None => Decision::Native,
         };
+        if status.is_none() {
+            trace::answered(exchange, UpstreamOutcome::Cancelled, None);
+        }
         let received = exchange.received.load(Ordering::Relaxed);
         let metrics = exchange.site.as_ref().map_or(&exchange.gateway.no_site, |live| &live.metrics);
         let (took_to_answer, sent) = (opening.unwrap_or(took), *sent);
-        let (method, status) = (&exchange.method, *status);
+        let (method, status) = (&exchange.method, status.unwrap_or(LEFT));
         metrics.finished(&Finished { method, status, decision, took: took_to_answer, received, sent });
         if let Some(end) = *end {
             metrics.tunnel_ended(end);
         }
-        if let Some(cut) = *cut {
+        if let Some(cut) = cut {
             metrics.cut(cut);
         }
         let fault = told.and_then(|told| told.fault.as_ref());
@@ -195,9 +227,9 @@ impl Drop for Record {
             );
         }
         if exchange.gateway.logs.wants_access() {
-            log(exchange, status, told, (took, *end, *cut), (received, sent));
+            log(exchange, status, told, (took, *end, cut), (received, sent));
         }
-        trace::end(exchange, &trace::Ending { status, told, took, tunnel: *end, cut: *cut });
+        trace::end(exchange, &trace::Ending { status, told, took, tunnel: *end, cut });
     }
 }
 
@@ -210,8 +242,8 @@ fn log(
 ) {
     let principal = exchange.principal.as_deref();
     let (session, key) = match principal.map(|principal| &principal.method) {
-        Some(Method::Token { session, .. }) => (Some(*session), None),
-        Some(Method::Key(key)) => (None, Some(key.id)),
+        Some(principal::Method::Token { session, .. }) => (Some(*session), None),
+        Some(principal::Method::Key(key)) => (None, Some(key.id)),
         None => (None, None),
     };
     let tls = exchange.connection.tls;

@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 use tokio_util::task::TaskTracker;
 
+use crate::observe::metrics::labels::Slow;
 use crate::upstream::leftover::Leftover;
 use crate::upstream::progress::Stall;
 
@@ -48,6 +49,8 @@ pub struct Pace {
     most_taken_back: usize,
     flooded: Notify,
     http2: bool,
+    /// What it was ended for; see [`Pace::slow`].
+    slow: AtomicU8,
 }
 
 /// How old a stream may be that its client takes back to count as one that it never wanted an answer to.
@@ -74,6 +77,7 @@ impl Pace {
             most_taken_back,
             flooded: Notify::new(),
             http2,
+            slow: AtomicU8::new(u8::MAX),
         })
     }
 
@@ -127,6 +131,20 @@ impl Pace {
         }
     }
 
+    /// What its client took too long for, if it did.
+    pub fn slow(&self) -> Option<Slow> {
+        Slow::ALL.get(usize::from(self.slow.load(Ordering::Relaxed))).copied()
+    }
+
+    fn is_slow(&self, phase: Slow) {
+        self.slow.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// The next head has not come, or not come to its end.
+    pub fn has_no_head(&self) {
+        self.is_slow(if self.read() == 0 { Slow::Silent } else { Slow::Head });
+    }
+
     /// Bytes read from it so far.
     pub fn read(&self) -> usize {
         self.read.load(Ordering::Relaxed)
@@ -165,7 +183,7 @@ impl Pace {
     /// Resolves when an HTTP/2 connection has had no stream for `patience`.
     pub async fn rested(&self, patience: Duration) {
         loop {
-            let Some(due) = self.rests_until(patience) else { return };
+            let Some(due) = self.rests_until(patience) else { return self.is_slow(Slow::Idle) };
             tokio::time::sleep_until(due).await;
         }
     }
@@ -366,10 +384,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tended<S> {
         }
         if self.head_begun {
             ready!(self.head.poll(cx));
+            self.pace.has_no_head();
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         // As if the client had closed.
-        self.rest.as_mut().map_or(Poll::Pending, |rest| rest.as_mut().poll(cx).map(Ok))
+        let rested = self.rest.as_mut().is_some_and(|rest| rest.as_mut().poll(cx).is_ready());
+        if !rested {
+            return Poll::Pending;
+        }
+        self.pace.is_slow(Slow::Idle);
+        Poll::Ready(Ok(()))
     }
 }
 

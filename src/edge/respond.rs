@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 
 use super::cors;
 use super::exchange::Exchange;
@@ -97,6 +97,14 @@ pub fn complete(exchange: &Exchange, mut answer: Response<Body>) -> Response<Bod
         rates.write(exchange.now, answer.headers_mut());
     }
     answer.headers_mut().insert(&REQUEST_ID, exchange.request_id.clone());
+    if exchange.method == Method::HEAD
+        && let Body::Full(bytes) = answer.body()
+    {
+        // hyper leaves it out over HTTP/1.1 only; over HTTP/2 a body there is an error to clients (curl: 92).
+        let length = HeaderValue::from(bytes.len());
+        answer.headers_mut().insert(CONTENT_LENGTH, length);
+        *answer.body_mut() = Body::Empty;
+    }
     cors::complete(exchange, answer.headers_mut());
     answer
 }

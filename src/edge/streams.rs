@@ -25,6 +25,13 @@ struct Owed {
     by_client: AtomicBool,
     /// Counts what moved.
     moves: AtomicUsize,
+    /// The client has had its time.
+    stalled: AtomicBool,
+}
+
+/// Whether this is the task of a stream that ends because its client took nothing of it.
+pub fn is_stalled() -> bool {
+    STREAM.try_with(|owed| owed.stalled.load(Ordering::Relaxed)).unwrap_or(false)
 }
 
 impl Owed {
@@ -62,7 +69,12 @@ where
                 if std::mem::replace(&mut seen, moves) != moves {
                     stall.moved();
                 }
-                if owed.by_client.load(Ordering::Relaxed) { stall.poll(cx) } else { Poll::Pending }
+                if !owed.by_client.load(Ordering::Relaxed) {
+                    return Poll::Pending;
+                }
+                let stalled = stall.poll(cx);
+                owed.stalled.store(stalled.is_ready(), Ordering::Relaxed);
+                stalled
             })
             .await;
         }));

@@ -322,7 +322,7 @@ fn an_audit_file_that_is_moved_away_is_made_anew() {
 fn every_metric_that_the_readme_names_is_there() {
     let metrics = Metrics::new(AT);
     let site = SiteMetrics::new(&metrics, "vantage");
-    UpstreamMetrics::new(&metrics, "vantage", "app").finished(UpstreamOutcome::Connect, LONG);
+    UpstreamMetrics::new(&metrics, "vantage", "app").asked().finished(UpstreamOutcome::Connect, LONG);
     drop(site.started());
     site.shadow_refused("guard GET /x", ProblemKind::PlanRequired);
     metrics.endpoint("http://127.0.0.1:9000", &EndpointState { open: 0, idle: 0, in_flight: 0, waiting: 0, up: true });

@@ -166,3 +166,17 @@ async fn a_drained_gateway_has_answered_everything_it_took() {
     let gone = tokio::net::TcpStream::connect(gate.client.address).await;
     assert!(gone.is_err(), "nobody listens any more");
 }
+
+#[tokio::test]
+async fn a_head_request_is_told_the_length_of_what_a_get_would_get_and_no_byte_of_it() {
+    let gate = Gate::start().await;
+    // A refusal and an answer of the gateway's own, and a backend's.
+    for path in ["/api/v1/posts", "/nowhere", "/.well-known/jwks.json"] {
+        let whole = gate.client.get(path).send().await;
+        for head in [gate.client.ask("HEAD", path).send().await, gate.client.ask("HEAD", path).send_http2().await] {
+            assert_eq!((head.status, head.body.len()), (whole.status, 0), "{path}");
+            assert_eq!(head.header("content-length"), Some(&*whole.body.len().to_string()), "{path}");
+            assert_eq!(head.header("content-type"), whole.header("content-type"), "{path}");
+        }
+    }
+}

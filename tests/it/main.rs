@@ -29,6 +29,7 @@ mod http2;
 mod key_plans;
 mod langgraph;
 mod large;
+mod leaving;
 mod limits;
 mod loss;
 mod operate;

@@ -20,7 +20,7 @@ const OWN: &str = "300ms";
 const LONG: Duration = Duration::from_secs(10);
 
 /// A backend that reads a request's head, says `then`, and is silent from there on; it reads no more.
-async fn silent_after(then: &'static str) -> SocketAddr {
+pub async fn silent_after(then: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("its address");
     tokio::spawn(async move {
@@ -36,7 +36,7 @@ async fn silent_after(then: &'static str) -> SocketAddr {
 }
 
 /// Reads up to the end of a head, and what came with it.
-async fn head(from: &mut (impl AsyncRead + Unpin)) -> String {
+pub async fn head(from: &mut (impl AsyncRead + Unpin)) -> String {
     let mut said = Vec::new();
     while !said.windows(4).any(|end| end == b"\r\n\r\n") && from.read_buf(&mut said).await.is_ok_and(|read| read > 0) {}
     String::from_utf8_lossy(&said).into_owned()
@@ -59,27 +59,34 @@ async fn full() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
     (address, listener, held)
 }
 
-struct Scene {
-    gate: Gate,
-    log: Memory,
+/// A gateway with a log, whose `/open/…` leads to a backend called `slow`.
+pub struct Scene {
+    pub gate: Gate,
+    pub log: Memory,
     _writer: tollgate::observe::log::LogWriter,
 }
 
 /// `/open/…` goes to `backend`, with `route` in its route.
-async fn scene(backend: &str, route: &str) -> Scene {
+pub async fn scene(backend: &str, route: &str) -> Scene {
+    scene_within(backend, route, "").await
+}
+
+/// The same, with `connections` in its section.
+pub async fn scene_within(backend: &str, route: &str, connections: &str) -> Scene {
     let log = Memory::default();
     let (logs, writer) = log.open();
     let routes = format!(
         "[[site.route]]\nmatch = \"* /open/{{*rest}}\"\npublic = true\nupstream = \"slow\"\n{route}\n\
          [site.upstream.slow]\nservers = [\"{backend}\"]\n"
     );
-    let gate = Setup::default().routes(&routes).logs(logs).start().await.expect("SQLite");
+    let top = format!("[connections]\n{connections}");
+    let gate = Setup::default().routes(&routes).top(&top).logs(logs).start().await.expect("SQLite");
     Scene { gate, log, _writer: writer }
 }
 
 impl Scene {
     /// What the log says of the one request, and how often `outcome` was counted for the upstream.
-    async fn told(&self, outcome: &str) -> (serde_json::Value, Option<f64>) {
+    pub async fn told(&self, outcome: &str) -> (serde_json::Value, Option<f64>) {
         let line = self.log.lines("/open/x", 1).await.remove(0);
         let series =
             format!("tollgate_upstream_requests_total{{outcome=\"{outcome}\",site=\"vantage\",upstream=\"slow\"}}");
@@ -223,4 +230,30 @@ async fn a_slow_answer_within_its_times_passes_and_bodies_are_counted_both_ways(
     assert_eq!(gate.metric(bytes).await, Some(before + 600_000.0));
     assert_eq!(gate.client.get("/api/v1/posts").bearer(&token).send().await.status, 200);
     assert_eq!(gate.metric(bytes).await, Some(before + 600_000.0), "no body, no bytes");
+}
+
+#[tokio::test]
+async fn the_time_at_the_backend_is_told_without_what_went_before() {
+    // Redis takes the connection and says nothing: the first request waits for it, and goes on.
+    let redis = silent_after("").await;
+    let top = format!("[limits]\nredis_url = \"redis://{redis}\"\nredis_timeout = \"2s\"\non_failure = \"allow\"");
+    let gate = Setup::default().answer("fine").top(&top).start().await.expect("SQLite");
+    let token = gate.signed_in("ada@example.com").await;
+    let sums = async || {
+        let upstream = "tollgate_upstream_request_duration_seconds_sum{site=\"vantage\",upstream=\"app\"}";
+        let whole = "tollgate_request_duration_seconds_sum{site=\"vantage\"}";
+        (gate.metric(upstream).await.expect("a series"), gate.metric(whole).await.expect("a series"))
+    };
+    let (upstream, whole) = sums().await;
+    let mut waited = false;
+    // One request in about a second asks Redis.
+    for _ in 0..3 {
+        let began = super::wire::now();
+        assert_eq!(gate.client.get("/api/v1/posts").bearer(&token).send().await.status, 200);
+        waited |= began.elapsed() > Duration::from_millis(1900);
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    }
+    let (upstream_after, whole_after) = sums().await;
+    assert!(waited && whole_after - whole > 1.9, "{whole_after} after {whole}");
+    assert!(upstream_after - upstream < 1.5, "{upstream_after} after {upstream}");
 }

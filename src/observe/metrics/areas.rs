@@ -5,7 +5,7 @@ use std::time::Duration;
 use prometheus::{Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 
 use super::labels::{
-    AgentOutcome, Cache, ChangeSource, Handshake, LimitKind, Listener, StoreOperation, StoreOutcome, TlsVersion,
+    AgentOutcome, Cache, ChangeSource, Handshake, LimitKind, Listener, Slow, StoreOperation, StoreOutcome, TlsVersion,
     TurnedAway,
 };
 use super::{Held, Make, grid, seconds_of};
@@ -17,6 +17,7 @@ pub struct Connections {
     open: Vec<IntGauge>,
     total: Vec<IntCounter>,
     turned_away: Vec<Vec<IntCounter>>,
+    slow: Vec<IntCounter>,
     /// Connections ended because their clients took back too many of the streams that they had opened.
     pub taken_back: IntCounter,
     /// Times the listeners stayed here because the process that was to take them over failed.
@@ -32,6 +33,11 @@ impl Connections {
             "Client connections closed before anything was asked on them.",
             &["listener", "reason"],
         );
+        let slow = make.counters(
+            "connections_timed_out_total",
+            "Client connections ended because nothing came, or went, for too long; TLS handshakes aside.",
+            &["phase"],
+        );
         let each = |listener: &Listener| [listener.name()];
         Self {
             open: Listener::ALL.iter().map(|at| open.with_label_values(&each(at))).collect(),
@@ -39,6 +45,7 @@ impl Connections {
             turned_away: grid(Listener::ALL, TurnedAway::ALL, |listener, reason| {
                 turned_away.with_label_values(&[listener.name(), reason.name()])
             }),
+            slow: Slow::ALL.iter().map(|phase| slow.with_label_values(&[phase.name()])).collect(),
             taken_back: make.counter(
                 "connections_reset_floods_total",
                 "HTTP/2 connections ended because their clients opened streams only to reset them.",
@@ -54,6 +61,11 @@ impl Connections {
     pub fn opened(&self, listener: Listener) -> Held {
         self.total[listener as usize].inc();
         Held::new(&self.open[listener as usize])
+    }
+
+    /// Counts a connection that was ended for being slow.
+    pub fn timed_out(&self, phase: Slow) {
+        self.slow[phase as usize].inc();
     }
 
     /// Counts a connection that was closed at once.

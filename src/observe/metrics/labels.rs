@@ -41,6 +41,18 @@ labels! {
         ProxyHeader = "proxy_header",
     }
 
+    /// What the client of a connection took too long for, so that it was ended.
+    Slow {
+        /// It said nothing at all.
+        Silent = "silent",
+        /// A head that had begun did not come to its end.
+        Head = "head",
+        /// Nothing of what waited for it was taken.
+        Unread = "unread",
+        /// It rested between two requests.
+        Idle = "idle",
+    }
+
     /// A request's method; what a client invents is `other`.
     MethodClass {
         /// GET
@@ -301,7 +313,7 @@ labels! {
         Broken = "broken",
     }
 
-    /// Why an answer that had begun did not come to its end by our doing.
+    /// Why an answer did not come to its end.
     Cut {
         /// The backend sent nothing for too long.
         BackendStalled = "backend_stalled",
@@ -315,6 +327,10 @@ labels! {
         Drained = "drained",
         /// The request's own body failed.
         RequestBody = "request_body",
+        /// The client left before it had all of it, or any of it.
+        ClientLeft = "client_left",
+        /// The client took nothing of it for too long.
+        ClientStalled = "client_stalled",
     }
 
     /// Why a span never reached the collector.

@@ -16,6 +16,8 @@ pub enum Decision {
     Forwarded,
     /// It was served here.
     Native,
+    /// Its client left before it had an answer.
+    Left,
     /// It was refused.
     Refused(ProblemKind),
 }
@@ -23,22 +25,26 @@ pub enum Decision {
 impl Decision {
     /// Every decision, in the order of their numbers.
     fn all() -> impl Iterator<Item = Self> {
-        [Self::Forwarded, Self::Native].into_iter().chain(ProblemKind::ALL.iter().copied().map(Self::Refused))
+        [Self::Forwarded, Self::Native, Self::Left]
+            .into_iter()
+            .chain(ProblemKind::ALL.iter().copied().map(Self::Refused))
     }
 
     const fn number(self) -> usize {
         match self {
             Self::Forwarded => 0,
             Self::Native => 1,
-            Self::Refused(kind) => 2 + kind as usize,
+            Self::Left => 2,
+            Self::Refused(kind) => 3 + kind as usize,
         }
     }
 
-    /// The name in metrics: `forwarded`, `native`, or the problem's.
+    /// The name in metrics: `forwarded`, `native`, `client_left`, or the problem's.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Forwarded => "forwarded",
             Self::Native => "native",
+            Self::Left => "client_left",
             Self::Refused(kind) => kind.name(),
         }
     }
@@ -81,7 +87,11 @@ impl Families {
         let buckets =
             [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
         Self {
-            requests: make.counters("requests_total", "Requests answered.", &["site", "method", "status"]),
+            requests: make.counters(
+                "requests_total",
+                "Requests ended; those whose client left before an answer as 4xx.",
+                &["site", "method", "status"],
+            ),
             decisions: make.counters("decisions_total", "What became of requests.", &["site", "outcome"]),
             shadow: make.counters(
                 "shadow_refusals_total",
@@ -99,11 +109,7 @@ impl Families {
             sent: make.counters("response_bytes_total", "Bytes of answer bodies.", &["site"]),
             tunnels: make.gauges("tunnels", "WebSockets open.", &["site"]),
             tunnels_ended: make.counters("tunnels_total", "WebSockets ended.", &["site", "end"]),
-            cuts: make.counters(
-                "answers_cut_total",
-                "Answers broken off after their head was out.",
-                &["site", "reason"],
-            ),
+            cuts: make.counters("answers_cut_total", "Answers that did not come to their end.", &["site", "reason"]),
         }
     }
 }
@@ -170,7 +176,7 @@ impl SiteMetrics {
         self.tunnels_ended[end as usize].inc();
     }
 
-    /// Counts an answer that was broken off.
+    /// Counts an answer that did not come to its end.
     pub fn cut(&self, reason: Cut) {
         self.cuts[reason as usize].inc();
     }

@@ -92,15 +92,34 @@ impl UpstreamMetrics {
         }
     }
 
-    /// Counts a request as in flight while the answer is held.
-    pub fn started(&self) -> Held {
-        Held::new(&self.in_flight)
+    /// Counts a request as in flight while what is returned is held.
+    pub fn asked(&self) -> Asked<'_> {
+        Asked { upstream: self, over: false, _held: Held::new(&self.in_flight) }
     }
+}
 
-    /// Counts a request that ended as `outcome` after `took`.
-    pub fn finished(&self, outcome: UpstreamOutcome, took: Duration) {
-        self.requests[outcome as usize].inc();
-        self.durations.observe(took.as_secs_f64());
+/// A request that waits for a backend. Dropped as such, it counts as cancelled: its client has left.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    upstream: &'a UpstreamMetrics,
+    over: bool,
+    _held: Held,
+}
+
+impl Asked<'_> {
+    /// It ended as `outcome` after `took`.
+    pub fn finished(mut self, outcome: UpstreamOutcome, took: Duration) {
+        self.over = true;
+        self.upstream.requests[outcome as usize].inc();
+        self.upstream.durations.observe(took.as_secs_f64());
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.upstream.requests[UpstreamOutcome::Cancelled as usize].inc();
+        }
     }
 }
 
@@ -213,9 +232,9 @@ mod tests {
     fn requests_are_counted_by_upstream_and_outcome() {
         let metrics = Metrics::new(Timestamp::from_secs(0));
         let upstream = UpstreamMetrics::new(&metrics, "vantage", "app");
-        let held = upstream.started();
-        upstream.finished(UpstreamOutcome::answered(404), Duration::from_millis(7));
-        upstream.finished(UpstreamOutcome::ResponseTimeout, Duration::from_secs(30));
+        let waits = upstream.asked();
+        upstream.asked().finished(UpstreamOutcome::answered(404), Duration::from_millis(7));
+        upstream.asked().finished(UpstreamOutcome::ResponseTimeout, Duration::from_secs(30));
         let text = metrics.text();
         let series = |outcome: &str, count: u8| {
             format!(
@@ -225,7 +244,14 @@ mod tests {
         assert!(text.contains(&series("4xx", 1)) && text.contains(&series("response_timeout", 1)));
         assert!(text.contains(&series("5xx", 0)));
         assert!(text.contains("tollgate_upstream_requests_in_flight{site=\"vantage\",upstream=\"app\"} 1\n"));
-        drop(held);
+        assert!(text.contains(&series("cancelled", 0)));
+        drop(waits);
+        let text = metrics.text();
+        assert!(text.contains(&series("cancelled", 1)));
+        assert!(text.contains("tollgate_upstream_requests_in_flight{site=\"vantage\",upstream=\"app\"} 0\n"));
+        assert!(
+            text.contains("tollgate_upstream_request_duration_seconds_count{site=\"vantage\",upstream=\"app\"} 2\n")
+        );
     }
 
     #[test]
