@@ -26,6 +26,7 @@ use crate::limit::{LimitError, Limiter, Subject};
 use crate::mail::{MailError, Mailer, SealKey};
 use crate::model::change::Change;
 use crate::model::entropy::Entropy;
+use crate::model::refusal::Refusal;
 use crate::model::secret::Secret;
 use crate::model::time::{Clock, Now};
 use crate::observe::audit::{Act, Actor, Event};
@@ -35,7 +36,7 @@ use crate::observe::metrics::{EndpointState, Metrics, SiteMetrics, UpstreamMetri
 use crate::observe::spans::Spans;
 use crate::observe::trace::Ids;
 use crate::revocation::Epochs;
-use crate::store::Store;
+use crate::store::{Credentials, Store};
 use crate::upstream::faces::Faces;
 use crate::upstream::hygiene::Reserved;
 use crate::upstream::{self, Budget, Pools};
@@ -43,6 +44,8 @@ use crate::upstream::{self, Budget, Pools};
 /// Turns for checking passwords, and how long one is waited for.
 const SIGN_IN_TURNS: usize = 1024;
 const SIGN_IN_WAIT: Duration = Duration::from_secs(5);
+/// Accounts that are looked for at once, for sign-ins.
+const LOOKING: usize = 2;
 
 /// Everything a request needs.
 pub struct Gateway {
@@ -63,6 +66,8 @@ pub struct Gateway {
     pub passwords: PasswordPool,
     /// One sign-in to an account at a time: see [`Gateway::sign_in_turn`].
     sign_ins: Box<[tokio::sync::Mutex<()>]>,
+    /// Looking for an account, a few at a time: see [`Gateway::account_to_sign_in`].
+    looking: Semaphore,
     /// Connections to backends.
     pub pools: Pools,
     /// Makes mails and brings them on their way.
@@ -255,6 +260,7 @@ impl Gateway {
                 Arc::clone(&metrics),
             ),
             passwords: PasswordPool::new(&boot.cache, Arc::clone(&entropy), Arc::clone(&metrics))?,
+            looking: Semaphore::new(LOOKING),
             sign_ins: std::iter::repeat_with(tokio::sync::Mutex::default).take(SIGN_IN_TURNS).collect(),
             pools: Pools::new(Some(upstream::tls::client_config()?)),
             mailer: Mailer::new(&boot.mail)?,
@@ -321,6 +327,13 @@ impl Gateway {
     pub fn audit(&self, act: Act<'_>) {
         let time = self.clock.now().wall;
         self.logs.audit(&Event { time, actor: Actor::Gateway, act, site: None, client: None, request_id: None });
+    }
+
+    /// The account that somebody wants to sign in to. So few are looked for at once that what is only forwarded is served
+    /// in between: five hundred who come in the same moment would all be looked up before it.
+    pub async fn account_to_sign_in(&self, realm: &str, name: &str) -> Result<Option<Credentials>, Refusal> {
+        let _place = self.looking.acquire().await.map_err(Refusal::internal)?;
+        Ok(self.store.credentials(realm, name).await?)
     }
 
     /// Waits for the turn to check a password for `subject`, so that failures are counted one after another and

@@ -56,7 +56,12 @@ pub async fn accept(gateway: Arc<Gateway>, listener: TcpListener, door: Door, he
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((socket, peer)) => enter(&gateway, &door, &here, socket, peer, place),
+            Ok((socket, peer)) => {
+                enter(&gateway, &door, &here, socket, peer, place);
+                // One a turn: whoever is here already is looked at before the next comes in. Of five hundred who come at
+                // once, the rest wait in the kernel's queue, and not before everybody else in this thread's.
+                tokio::task::yield_now().await;
+            }
             Err(error) => {
                 tracing::warn!(%error, "accept failed");
                 tokio::time::sleep(EXHAUSTED).await;

@@ -24,7 +24,7 @@ pub async fn login(call: &Call<'_>) -> Result<Values, Refusal> {
     let (identifier, password) = read(call)?;
     // What no account can be called is looked up all the same: the answer must not come sooner.
     let name = identity::identifier(identifier).unwrap_or_default();
-    let found = call.gateway.store.credentials(call.realm(), &name).await?;
+    let found = call.gateway.account_to_sign_in(call.realm(), &name).await?;
     let subject = attempts(call, found.as_ref(), &name);
     let turn = call.gateway.sign_in_turn(&subject).await;
     let turn = turn.ok_or_else(|| Refusal::unavailable("too many sign-ins wait for their turn"))?;
