@@ -29,6 +29,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, Wr
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
+use super::attempt::Answered;
 use super::body::Body;
 use super::endpoint::Slot;
 use super::error::SendError;
@@ -36,7 +37,7 @@ use super::frames::{self, Frames};
 use super::hygiene::{self, tokens, upgrades_to};
 use super::lease::Load;
 use super::progress::Mark;
-use super::{Answered, Overrides, Pools, Protocol, Settings, into_answer};
+use super::{Overrides, Pools, Protocol, Settings, into_answer};
 use crate::model::problem::Problem;
 use crate::observe::metrics::labels::TunnelEnd;
 
