@@ -11,13 +11,13 @@
 //! that *close*: many backends serve `/v1/audits/1/RERUN` and `/v1/audits/1/rerun/` as they serve
 //! `/v1/audits/1/rerun`, so a guard on the last one must see the first two as well.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 
 use http::Method;
 use smallvec::SmallVec;
 
 use crate::contract::pattern::{MethodSet, Pattern, is_below};
+use crate::rules::path;
 
 /// Rules by method and path.
 #[derive(Debug, Default)]
@@ -64,7 +64,7 @@ pub struct Conflict {
 #[derive(Debug, Default)]
 struct Node {
     literals: Children<usize>,
-    /// The same by lower-case text.
+    /// The same by text without its case.
     folded: Children<SmallVec<[usize; 1]>>,
     parameter: Option<usize>,
     here: Vec<Leaf>,
@@ -177,10 +177,10 @@ impl Router {
             return *next;
         }
         node.literals.insert(segment, fresh);
-        let lower = segment.to_ascii_lowercase();
-        let mut spellings = node.folded.get(&lower).cloned().unwrap_or_default();
+        let folded = path::folded(segment);
+        let mut spellings = node.folded.get(&folded).cloned().unwrap_or_default();
         spellings.push(fresh);
-        node.folded.insert(&lower, spellings);
+        node.folded.insert(&folded, spellings);
         self.grow(fresh)
     }
 
@@ -229,7 +229,8 @@ impl Router {
         }
         if search.any_spelling {
             // Never a node twice: the work of a lookup is bounded by the tree, not by powers of its depth.
-            for next in node.folded.get(&lower(segment)).into_iter().flatten().filter(|next| exact != Some(next)) {
+            for next in node.folded.get(&path::folded(segment)).into_iter().flatten().filter(|next| exact != Some(next))
+            {
                 if let Some(leaf) = self.walk(*next, after, search) {
                     return Some(leaf);
                 }
@@ -319,14 +320,6 @@ impl<'r, 'p> Params<'r, 'p> {
 /// Whether `path` is one of `prefixes` or below one, whatever its case: nothing there is ever forwarded.
 pub fn is_under<'a>(prefixes: impl IntoIterator<Item = &'a str>, path: &str) -> bool {
     prefixes.into_iter().any(|prefix| is_below(prefix.trim_end_matches('/'), path))
-}
-
-fn lower(segment: &str) -> Cow<'_, str> {
-    if segment.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(segment.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(segment)
-    }
 }
 
 #[cfg(test)]

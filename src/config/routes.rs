@@ -7,7 +7,7 @@ use toml::Spanned;
 use super::raw::{RawChanges, RawGuard, RawRoute, Text, Texts, list};
 use super::reshape::{self, Way};
 use super::router::{Router, is_under};
-use super::snapshot::{IdentityNames, Route};
+use super::snapshot::{IdentityNames, KEY_SET, Route};
 use super::upstreams;
 use super::values::{count, limits, size};
 use crate::contract::Guard;
@@ -228,8 +228,8 @@ fn public(raw: &RawRoute, report: &mut Report<'_>) -> bool {
 
 /// What is served natively is never forwarded, so a route there would never be reached.
 fn not_native(on: &Spanned<String>, pattern: &Pattern, around: &Around<'_>, report: &mut Report<'_>) {
-    let prefixes = || around.contract.into_iter().flat_map(|contract| &contract.native_prefixes);
-    if let Some(prefix) = prefixes().find(|prefix| is_under([prefix.as_str()], &pattern.path)) {
+    let prefixes = around.contract.into_iter().flat_map(|contract| &contract.native_prefixes).map(String::as_str);
+    if let Some(prefix) = prefixes.chain([KEY_SET]).find(|prefix| is_under([*prefix], &pattern.path)) {
         let message = format!("everything at and below `{prefix}` is served by the gateway itself");
         report.tell(&on.span(), message, "remove the route: it would never be reached");
     }

@@ -235,6 +235,9 @@ impl Hosts {
     }
 }
 
+/// Where the public keys are, on every site.
+pub const KEY_SET: &str = "/.well-known/jwks.json";
+
 /// The host without its port; `None` where the value is no host and port.
 fn without_port(host: &str) -> Option<&str> {
     let end = if host.starts_with('[') { host.find(']')? + 1 } else { host.find(':').unwrap_or(host.len()) };
@@ -244,9 +247,10 @@ fn without_port(host: &str) -> Option<&str> {
 }
 
 impl Site {
-    /// Whether `path` belongs to native operations: nothing at or below it is ever forwarded.
+    /// Whether `path` belongs to native operations or is where the public keys are: nothing at or below it is ever
+    /// forwarded.
     pub fn is_native(&self, path: &str) -> bool {
-        is_under(self.contract.native_prefixes.iter().map(String::as_str), path)
+        is_under(self.contract.native_prefixes.iter().map(String::as_str).chain([KEY_SET]), path)
     }
 
     /// The route that this path is another spelling of (case, last slash), when that is not the route it

@@ -4,6 +4,8 @@ use std::fmt;
 
 use http::Method;
 
+use crate::rules::path::folded;
+
 /// A set of the methods RFC 9110 and RFC 5789 define; `*` is all of them and any other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MethodSet(u16);
@@ -175,7 +177,9 @@ pub fn is_below(prefix: &str, path: &str) -> bool {
     prefix.split('/').all(|wanted| {
         segments.next().is_some_and(|segment| match parameter(wanted) {
             Some(_) => !segment.is_empty(),
-            None => segment.eq_ignore_ascii_case(wanted),
+            None => {
+                segment.eq_ignore_ascii_case(wanted) || (segment.contains('%') && folded(segment) == folded(wanted))
+            }
         })
     })
 }
@@ -351,6 +355,7 @@ mod tests {
             ("/v1/auth", "/v1/auth/"),
             (keys, "/api/v1/servers/7/api-keys"),
             (keys, "/API/v1/servers/7/API-KEYS/1"),
+            (keys, "/api/v1/%C5%BFervers/7/api-%E2%84%AAeys"),
             (keys, "/api/v1/servers/{id}/api-keys"),
         ] {
             assert!(is_below(prefix, path), "{prefix} {path}");
@@ -361,6 +366,7 @@ mod tests {
             ("/v1/auth", "/v2/auth"),
             (keys, "/api/v1/servers/7"),
             (keys, "/api/v1/servers/7/api-keyss"),
+            (keys, "/api/v1/servers/7/api-%D0%BAeys"),
             (keys, "/api/v1/servers//api-keys"),
             (keys, "/api/v1/servers/7/8/api-keys"),
             (keys, "/api/v1/servers/api-keys"),

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use super::exchange::Exchange;
 use crate::config::router::Find;
+use crate::config::snapshot::KEY_SET;
 use crate::contract::pattern::PermissionPattern;
 use crate::gateway::LiveSite;
 use crate::model::problem::Problem;
@@ -26,9 +27,6 @@ pub enum Target {
     /// The site's public keys (RFC 7517 section 5), for whoever verifies its tokens or assertions.
     KeySet,
 }
-
-/// Where the public keys are, on every site.
-const KEY_SET: &str = "/.well-known/jwks.json";
 
 /// A native operation with the path's parameters.
 #[derive(Debug)]
@@ -109,7 +107,7 @@ fn native(exchange: &Exchange, live: &LiveSite) -> Result<Option<NativeTarget>, 
 /// Whether a path that only a backend would read so belongs to the gateway.
 fn is_ours(exchange: &Exchange, live: &LiveSite, reading: &str) -> bool {
     let native = !matches!(live.site.native.find_any_spelling(&exchange.method, reading), Find::Miss);
-    native || reading == KEY_SET || live.site.is_native(reading)
+    native || live.site.is_native(reading)
 }
 
 /// `reading`: what the path is to a backend that decodes `%2F`. A route has to say that its own does not, and even so

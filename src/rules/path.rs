@@ -10,6 +10,7 @@
 
 use std::borrow::Cow;
 
+use percent_encoding::percent_decode_str;
 use smallvec::SmallVec;
 
 use crate::model::problem::Problem;
@@ -120,6 +121,24 @@ pub fn reading(path: &str) -> Option<String> {
     (path.contains('%') && path.contains("%2F")).then(|| path.replace("%2F", "/"))
 }
 
+/// A segment of a canonical path as it is to whoever takes no notice of case, in any script: to be compared with another
+/// such. Besides the letters that have the same other case, some that only look like it: `\u{212a}` (Kelvin) is a `k` to
+/// many, `\u{17f}` an `s`, `\u{130}` and `\u{131}` an `i`.
+pub fn folded(segment: &str) -> Cow<'_, str> {
+    if segment.contains('%') {
+        let decoded = percent_decode_str(segment).decode_utf8_lossy();
+        let fold = |letter: char| if letter == '\u{130}' { 'i' } else { letter };
+        return Cow::Owned(
+            decoded.chars().map(fold).flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect(),
+        );
+    }
+    if segment.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(segment.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(segment)
+    }
+}
+
 /// RFC 3986's `pchar` without `%`, and without `;`, which is refused in either spelling.
 const fn stands_raw(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
@@ -217,7 +236,6 @@ fn encode(decoded: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use percent_encoding::percent_decode_str;
     use proptest::prelude::*;
 
     use super::*;
@@ -312,6 +330,28 @@ mod tests {
             assert_eq!(with_encoded_slashes(path), Err(why), "{path}");
         }
         assert_eq!((reading("/a%2Fb/c").as_deref(), reading("/a/b")), (Some("/a/b/c"), None));
+    }
+
+    #[test]
+    fn a_letter_has_no_case_in_any_script_and_no_other_letter_is_it() {
+        for (one, other) in [
+            ("rerun", "ReRUN"),
+            ("caf%C3%A9", "CAF%C3%89"),
+            ("keys", "%E2%84%AAey%C5%BF"),
+            ("files", "f%C4%B0le%C5%BF"),
+            ("files", "F%C4%B1LES"),
+            ("%CE%A3%CF%83", "%CF%82%CE%A3"),
+            ("%D0%B6", "%D0%96"),
+            ("a%20b", "A%20B"),
+        ] {
+            assert_eq!(folded(one), folded(other), "{one} {other}");
+        }
+        for (one, other) in
+            [("caf%C3%A9", "cafe"), ("a%25b", "a%20b"), ("a", "%D0%B0"), ("a%2Fb", "a"), ("%7Ba%7D", "a")]
+        {
+            assert_ne!(folded(one), folded(other), "{one} {other}");
+        }
+        assert!(matches!(folded("plain-1"), Cow::Borrowed("plain-1")));
     }
 
     /// Paths that are nearly right: the characters that matter, in every spelling, in any order.

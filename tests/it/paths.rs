@@ -183,9 +183,17 @@ async fn nothing_at_or_below_a_native_prefix_is_forwarded_in_any_spelling_by_any
             format!("{path}/x/y"),
         ]
     };
-    for native in
-        ["/api/v1/auth/login", "/api/v1/auth/unknown", "/api/v1/auth", "/api/v1/api-keys", "/api/v1/api-keys/x"]
-    {
+    for native in [
+        "/api/v1/auth/login",
+        "/api/v1/auth/unknown",
+        "/api/v1/auth",
+        "/api/v1/api-keys",
+        "/api/v1/api-keys/x",
+        "/.well-known/jwks.json/x",
+        // To whoever takes no notice of case beyond ASCII: the Kelvin sign, the long s.
+        "/api/v1/api-%E2%84%AAeys",
+        "/api/v1/api-%e2%84%aaey%C5%BF/x",
+    ] {
         for target in spellings(native) {
             for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "get", "TRACE"] {
                 let told = status(&gate.plain, method, &target, "").await;
@@ -194,7 +202,25 @@ async fn nothing_at_or_below_a_native_prefix_is_forwarded_in_any_spelling_by_any
             }
         }
     }
-    for target in ["/api/v1/authors", "/api/v1/auth-x", "/api/v2/auth/login", "/auth/login", "/api/v1/api-keysx"] {
+    // Where the public keys are, nothing else is: they are served by that one spelling.
+    for target in
+        ["/.well-known/JWKS.json", "/.Well-Known/jwks.json", "/.well-known/jwks.json/", "/.well-known/jwks.jso%6E/"]
+    {
+        for method in ["GET", "POST"] {
+            assert_eq!(status(&gate.plain, method, target, "").await, 404, "{method} {target}");
+        }
+    }
+    assert_eq!(status(&gate.plain, "GET", "/.well-known/jwks.json", "").await, 200);
+    assert_eq!(recorder.about("").len(), 0);
+    for target in [
+        "/api/v1/authors",
+        "/api/v1/auth-x",
+        "/api/v2/auth/login",
+        "/auth/login",
+        "/api/v1/api-keysx",
+        "/.well-known/jwks",
+        "/api/v1/api-%D0%BAeys",
+    ] {
         assert_eq!(status(&gate.plain, "GET", target, &auth).await, 200, "{target} is nobody's but the backend's");
     }
 }
@@ -254,4 +280,35 @@ async fn an_encoded_slash_passes_only_where_a_route_says_so_and_opens_nothing() 
     assert_eq!(status(&gate.client, "GET", "/files/posted%2Fonly", &auth).await, 400);
     assert_eq!(recorder.about("").len(), 0);
     assert_eq!(status(&gate.client, "GET", "/files/posted%2Felse", &auth).await, 200);
+}
+
+#[tokio::test]
+async fn a_guard_and_a_narrower_route_hold_in_every_case_of_every_script() {
+    let (gate, recorder, auth) = guarded(
+        "[[site.guard]]\nmatch = \"* /shop/risks/{*rest}\"\nplans = [\"pro\"]\n\
+         [[site.route]]\nmatch = \"* /shop/sales\"\nplans = [\"pro\"]\nupstream = \"{upstream}\"\n\
+         [[site.route]]\nmatch = \"* /shop/{*rest}\"\npublic = true\nupstream = \"{upstream}\"\n",
+    )
+    .await;
+    for target in [
+        "/shop/risks/1",
+        "/shop/RISKS/1",
+        "/shop/ri%C5%BFks/1",
+        "/shop/ris%E2%84%AAs/1",
+        "/shop/r%C4%B0sks/1",
+        "/SHOP/risks/1",
+        "/shop/sales",
+        "/shop/SALES/",
+        "/shop/%C5%BFale%C5%BF",
+        "/shop/%c5%bfales/",
+    ] {
+        let told = [status(&gate.client, "GET", target, "").await, status(&gate.client, "GET", target, &auth).await];
+        // `/SHOP` is no route of its own: case is exact where something opens.
+        assert_eq!(told, if target.starts_with("/SHOP") { [404; 2] } else { [401, 403] }, "{target}");
+    }
+    assert_eq!(recorder.about("").len(), 0);
+    for target in ["/shop/risk/1", "/shop/ri%D1%95ks/1", "/shop/sale", "/shop/%C3%9Fales", "/shop/%C4%B1%C5%9F%C4%B1k"]
+    {
+        assert_eq!(status(&gate.client, "GET", target, "").await, 200, "{target} is another path");
+    }
 }
