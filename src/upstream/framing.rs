@@ -26,6 +26,9 @@ pub fn check(request: &request::Parts) -> Result<(), Problem> {
     if request.method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
         return refuse("methods are in upper case");
     }
+    if request.uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS) {
+        return refuse("the request target is of another scheme than http and https");
+    }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next() {
         // "gzip, chunked" would be taken apart by hyper and forwarded still compressed.
@@ -186,6 +189,8 @@ mod tests {
         assert!(checked(Version::HTTP_11, "http://a.example/", &[("host", "A.example")]));
         assert!(!checked(Version::HTTP_11, "http://a.example/", &[("host", "b.example")]));
         assert!(!checked(Version::HTTP_11, "http://u@a.example/", &[]));
+        assert!(!checked(Version::HTTP_11, "ftp://a.example/", &[("host", "a.example")]));
+        assert!(!checked(Version::HTTP_2, "ws://a.example/", &[]));
     }
 
     #[test]

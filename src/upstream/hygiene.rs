@@ -219,10 +219,14 @@ fn is_routing_hint(name: &str) -> bool {
         || matches!(
             name,
             "cf-connecting-ip"
+                | "cf-connecting-ipv6"
                 | "client-ip"
                 | "fastly-client-ip"
                 | "forwarded"
+                | "front-end-https"
+                | "proxy-client-ip"
                 | "true-client-ip"
+                | "wl-proxy-client-ip"
                 | "x-client-ip"
                 | "x-cluster-client-ip"
                 | "x-host"
@@ -230,7 +234,12 @@ fn is_routing_hint(name: &str) -> bool {
                 | "x-http-method-override"
                 | "x-method-override"
                 | "x-real-ip"
+                | "x-originating-ip"
+                | "x-override-url"
+                | "x-proxyuser-ip"
                 | "x-rewrite-url"
+                | "x-scheme"
+                | "x-url-scheme"
         )
 }
 
@@ -373,6 +382,10 @@ mod tests {
             ("X-Arr-Clientcert", "AAAA"),
             ("X-Original-URL", "/admin"),
             ("X-Rewrite-URL", "/admin"),
+            ("X-Override-URL", "/admin"),
+            ("X-Scheme", "http"),
+            ("Front-End-Https", "on"),
+            ("WL-Proxy-Client-IP", "127.0.0.1"),
             ("x-envoy-original-path", "/admin"),
             ("X-HTTP-Method-Override", "DELETE"),
             ("Proxy-Authorization", "Basic eA=="),

@@ -83,6 +83,23 @@ async fn public_routes_pass_without_a_credential_and_strip_identity_too() {
 }
 
 #[tokio::test]
+async fn two_credentials_are_refused_also_where_none_is_asked() {
+    let routes =
+        "[[site.route]]\nmatch = \"GET /open\"\npublic = true\nforward_credential = true\nupstream = \"app\"\n";
+    let gate = Setup::default().routes(routes).start().await.expect("SQLite");
+    for (method, path) in [("GET", "/open"), ("POST", "/api/v1/auth/login"), ("GET", "/.well-known/jwks.json")] {
+        let ask =
+            || gate.client.ask(method, path).header("authorization", "Bearer a").header("authorization", "Basic b");
+        for answer in [ask().send().await, ask().send_http2().await] {
+            assert_eq!(answer.status, 401, "{method} {path}: {}", answer.text());
+        }
+    }
+    assert_eq!(gate.backend.count(), 0);
+    assert_eq!(gate.client.get("/open").header("authorization", "Basic b").send().await.status, 200);
+    assert_eq!(gate.backend.last().all("authorization"), ["Basic b"], "one is the backend's own affair");
+}
+
+#[tokio::test]
 async fn a_key_does_what_it_was_given_and_nothing_beside_it() {
     let gate = Gate::start().await;
     let token = gate.signed_in("ada@example.com").await;

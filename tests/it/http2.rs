@@ -166,6 +166,7 @@ async fn pseudo_fields_stand_once_first_and_are_known() {
         head("honest", GOOD.to_vec(), Passes),
         head("no method", fields(&[":method"], &[]), Malformed),
         head("no scheme", fields(&[":scheme"], &[]), Malformed),
+        head("another scheme", changed(":scheme", "ftp"), Refused(400)),
         head("no path", fields(&[":path"], &[]), Malformed),
         head("an empty path", changed(":path", ""), Malformed),
         head("a method twice", beside(":method", "POST"), Malformed),

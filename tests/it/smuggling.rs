@@ -360,6 +360,11 @@ async fn one_request_is_for_one_host() {
             "GET http://localhost{at} HTTP/1.1\r\nhost: 127.0.0.1\r\n{auth}\r\n",
             Refused(400),
         ),
+        (
+            "absolute form by another scheme",
+            "GET ftp://localhost{at} HTTP/1.1\r\nhost: localhost\r\n{auth}\r\n",
+            Refused(400),
+        ),
         ("absolute form for a stranger", "GET http://evil{at} HTTP/1.1\r\nhost: evil\r\n{auth}\r\n", Refused(421)),
         (
             "absolute form with a user",

@@ -437,6 +437,8 @@ async fn what_a_stranger_says_of_its_way_here_changes_neither_the_decision_nor_t
         ("X-HTTP-Method-Override", "DELETE"),
         ("X-Real-IP", "10.0.0.1"),
         ("X-Host", "evil.example"),
+        ("X-Scheme", "http"),
+        ("Front-End-Https", "off"),
     ];
     let with = |path: &'static str, token: Option<&str>| {
         let mut ask = gate.client.get(path);
