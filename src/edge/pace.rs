@@ -38,6 +38,8 @@ pub struct Pace {
     tunnel: AtomicBool,
     /// Whether something is still to be written that its client has no room for.
     owes: AtomicBool,
+    /// Whether a head has begun that is not whole: to be read once, and not anew after each rest.
+    partial: AtomicBool,
     since: Instant,
     /// When the last request was over, in milliseconds from `since`.
     rested: AtomicU64,
@@ -70,6 +72,7 @@ impl Pace {
             read: AtomicUsize::new(0),
             tunnel: AtomicBool::new(false),
             owes: AtomicBool::new(false),
+            partial: AtomicBool::new(false),
             since: Instant::now(),
             rested: AtomicU64::new(0),
             lingering: TaskTracker::new(),
@@ -89,6 +92,7 @@ impl Pace {
     /// A request has come, head and all; `leftover`: what there will be of its body.
     pub fn ask(self: &Arc<Self>, leftover: Option<Arc<Leftover>>) -> Asked {
         self.begun.fetch_add(1, Ordering::Relaxed);
+        self.partial.store(false, Ordering::Relaxed);
         self.open.fetch_add(1, Ordering::Relaxed);
         self.asking.fetch_add(1, Ordering::Relaxed);
         self.came.notify_waiters();
@@ -175,7 +179,7 @@ impl Pace {
         let mut due = Some(Instant::now() + moment);
         while let Some(look) = due {
             tokio::time::sleep_until(look).await;
-            let busy = self.tunnel.load(Ordering::Relaxed) || self.owes.load(Ordering::Relaxed);
+            let busy = [&self.tunnel, &self.owes, &self.partial].iter().any(|it| it.load(Ordering::Relaxed));
             due = if busy { Some(look + moment) } else { self.rests_until(moment) };
         }
     }
@@ -303,6 +307,9 @@ impl<S> Tended<S> {
 
     /// Gives back what was read of a request that is not whole.
     pub fn unread(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.pace.partial.store(true, Ordering::Relaxed);
+        }
         self.unread = if self.unread.is_empty() { bytes } else { [bytes, self.unread.split_off(0)].concat().into() };
     }
 
@@ -373,9 +380,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tended<S> {
         if Pin::new(&mut self.stream).poll_read(cx, buffer)?.is_ready() {
             let count = buffer.filled().len() - before;
             self.pace.read.fetch_add(count, Ordering::Relaxed);
-            if count > 0 && self.is_its_turn() && !self.head_begun {
-                self.head_begun = true;
-                self.head.moved();
+            if count > 0 && self.is_its_turn() {
+                self.pace.partial.store(true, Ordering::Relaxed);
+                if !self.head_begun {
+                    self.head_begun = true;
+                    self.head.moved();
+                }
             }
             return Poll::Ready(Ok(()));
         }
