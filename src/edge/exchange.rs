@@ -176,6 +176,24 @@ impl Exchange {
         limiter.admit(charges, self.now).await
     }
 
+    /// The same, and of the windows that are only tried where those that hold have room; `None`: they were not asked.
+    pub async fn charge_with(
+        &self,
+        charges: &[Charge<'_>],
+        tried: &[Charge<'_>],
+    ) -> Result<(Verdict, Option<Verdict>), LimitError> {
+        let limiter = &self.gateway.limiter;
+        if !self.imagined {
+            return limiter.admit_with(charges, tried, self.now).await;
+        }
+        let verdict = limiter.foresee(charges, self.now).await?;
+        let tried = match &verdict {
+            Verdict::Admitted(_) => Some(limiter.foresee(tried, self.now).await?),
+            Verdict::Refused(..) => None,
+        };
+        Ok((verdict, tried))
+    }
+
     /// Its id, as text.
     pub fn request_id(&self) -> &str {
         self.request_id.to_str().unwrap_or_default()

@@ -5,14 +5,15 @@
 //! header speaks of a window in shadow. Never in shadow: whether a credential is asked for and verified, what is asked
 //! of native operations and of every API key, and that nothing passes without a route.
 //!
-//! Called by [`super::throttle`] once a request may go on. `super::authorize` has judged the rules by then.
+//! Called by [`super::throttle`] for requests on which something is tried. `super::authorize` has judged the rules by then.
 
 use super::authorize::Permit;
 use super::exchange::Exchange;
-use super::throttle::label;
+use super::throttle::{self, label};
 use crate::gateway::LiveSite;
 use crate::limit::{Charge, Verdict};
 use crate::model::problem::{Problem, ProblemKind};
+use crate::model::refusal::Refusal;
 use crate::observe::access::Shadow;
 use crate::observe::metrics::labels::LimitKind;
 
@@ -21,8 +22,14 @@ pub fn concerns(permit: &Permit, tried: &[Charge<'_>]) -> bool {
     !tried.is_empty() || matches!(permit, Permit::Forward(permit) if !permit.tried().is_empty())
 }
 
-/// Spends from the windows that are tried, and notes what would have refused the request.
-pub async fn note(exchange: &mut Exchange, live: &LiveSite, permit: &Permit, tried: &[Charge<'_>]) {
+/// Admits the request by the windows that hold, spends from those that are tried, and notes what would have refused it.
+pub async fn admit(
+    exchange: &mut Exchange,
+    live: &LiveSite,
+    permit: &Permit,
+    charges: &[Charge<'_>],
+    tried: &[Charge<'_>],
+) -> Result<(), Refusal> {
     let mut all: Vec<Shadow> = Vec::new();
     if let Permit::Forward(permit) = permit {
         all.extend(permit.tried().iter().map(|(rule, lack)| Shadow {
@@ -31,11 +38,18 @@ pub async fn note(exchange: &mut Exchange, live: &LiveSite, permit: &Permit, tri
             problem: Problem::from(*lack).kind(),
         }));
     }
-    // What a rule would have refused would never have come to the windows, and spends nothing of them. A limiter that
-    // cannot be asked says nothing of the windows either.
-    if all.is_empty()
-        && let Ok(Verdict::Refused(states, _)) = exchange.charge(tried).await
-    {
+    // What a rule would have refused would never have come to the windows, and spends nothing of them.
+    let tried = if all.is_empty() { tried } else { &[] };
+    let came = match exchange.charge_with(charges, tried).await {
+        Ok((verdict, came)) => {
+            throttle::settle(exchange, permit, charges, verdict)?;
+            came
+        }
+        // Nobody is refused because a trial cannot be counted.
+        Err(_) if charges.is_empty() => None,
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(Verdict::Refused(states, _)) = came {
         let full = states.iter().filter(|state| state.remaining < tried[state.charge].cost);
         all.extend(full.map(|state| Shadow {
             rule: owner(exchange, label(tried[state.charge].subject.kind())),
@@ -49,6 +63,7 @@ pub async fn note(exchange: &mut Exchange, live: &LiveSite, permit: &Permit, tri
         }
     }
     exchange.shadow = all;
+    Ok(())
 }
 
 /// Whose window it is, as it is configured.

@@ -64,19 +64,24 @@ fn number(number: impl itoa::Integer) -> HeaderValue {
 pub async fn admit(exchange: &mut Exchange, permit: &Permit) -> Result<(), Refusal> {
     let live = Arc::clone(exchange.site());
     let (charges, tried) = charges(&live, exchange.client, permit);
-    spend(exchange, permit, &charges).await?;
     if shadow::concerns(permit, &tried) {
         // Boxed: no request of a site that tries nothing should carry the room for this.
-        Box::pin(shadow::note(exchange, &live, permit, &tried)).await;
+        return Box::pin(shadow::admit(exchange, &live, permit, &charges, &tried)).await;
     }
-    Ok(())
-}
-
-async fn spend(exchange: &mut Exchange, permit: &Permit, charges: &[Charge<'_>]) -> Result<(), Refusal> {
     if charges.is_empty() {
         return Ok(());
     }
-    let verdict = exchange.charge(charges).await.map_err(Refusal::unavailable)?;
+    let verdict = exchange.charge(&charges).await.map_err(Refusal::unavailable)?;
+    settle(exchange, permit, &charges, verdict)
+}
+
+/// Takes over what came of the windows that hold.
+pub fn settle(
+    exchange: &mut Exchange,
+    permit: &Permit,
+    charges: &[Charge<'_>],
+    verdict: Verdict,
+) -> Result<(), Refusal> {
     let limits = (!exchange.imagined).then_some(&exchange.gateway.metrics.limits);
     let kinds = charges.iter().map(|charge| label(charge.subject.kind()));
     match verdict {

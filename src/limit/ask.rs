@@ -33,6 +33,14 @@ pub(super) struct Ask {
 /// The asks of one admission; four fit without allocating.
 pub(super) type Asks = SmallVec<[Ask; 4]>;
 
+/// Charges that are admitted together, and what they ask.
+pub(super) struct Group<'a> {
+    /// The charges.
+    pub charges: &'a [Charge<'a>],
+    /// Every window of theirs.
+    pub asks: &'a mut Asks,
+}
+
 /// Every window of every charge.
 pub(super) fn flatten(charges: &[Charge<'_>]) -> Asks {
     let mut asks = Asks::new();

@@ -18,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use smallvec::SmallVec;
 
-use super::ask::{self, Asks};
+use super::ask::{self, Asks, Group};
 use super::subject::Subject;
 use super::table::{Room, Shard};
 use super::{Charge, Verdict};
@@ -91,6 +91,14 @@ impl Memory {
         match wait {
             None => ask::admitted(asks),
             Some(wait) => ask::refused(asks, wait),
+        }
+    }
+
+    /// Admits the first group, and where it is admitted likewise the second; `None`: it was not asked.
+    pub fn admit_with(&self, [first, second]: &mut [Group<'_>; 2], now: Steady) -> (Verdict, Option<Verdict>) {
+        match self.admit(first.charges, first.asks, now) {
+            refused @ Verdict::Refused(..) => (refused, None),
+            admitted @ Verdict::Admitted(_) => (admitted, Some(self.admit(second.charges, second.asks, now))),
         }
     }
 

@@ -32,6 +32,7 @@ use crate::model::secret::Secret;
 use crate::model::time::Now;
 use crate::model::window::Window;
 
+use ask::Group;
 use memory::Memory;
 use redis::Redis;
 
@@ -211,6 +212,29 @@ impl Limiter {
             (Ok(verdict), _) => Ok(verdict),
             (Err(_), OnFailure::Local) => Ok(self.memory.admit(charges, &mut asks, now.steady)),
             (Err(_), OnFailure::Allow) => Ok(Verdict::Admitted(States::default())),
+            (Err(failure), OnFailure::Deny) => Err(LimitError::Unavailable(failure)),
+        }
+    }
+
+    /// Admits all of `charges` or none, and where they are admitted, likewise `tried`, none of which holds: in Redis by the
+    /// same call. What became of those; `None`: they were not asked.
+    pub async fn admit_with(
+        &self,
+        charges: &[Charge<'_>],
+        tried: &[Charge<'_>],
+        now: Now,
+    ) -> Result<(Verdict, Option<Verdict>), LimitError> {
+        let [mut asks, mut of_tried] = [charges, tried].map(ask::flatten);
+        if asks.is_empty() && of_tried.is_empty() {
+            let admitted = Verdict::Admitted(States::default());
+            return Ok((admitted.clone(), Some(admitted)));
+        }
+        let mut groups = [Group { charges, asks: &mut asks }, Group { charges: tried, asks: &mut of_tried }];
+        let Some((redis, on_failure)) = &self.redis else { return Ok(self.memory.admit_with(&mut groups, now.steady)) };
+        match (redis.admit_with(&mut groups, now.steady, None).await, on_failure) {
+            (Ok(verdicts), _) => Ok(verdicts),
+            (Err(_), OnFailure::Local) => Ok(self.memory.admit_with(&mut groups, now.steady)),
+            (Err(_), OnFailure::Allow) => Ok((Verdict::Admitted(States::default()), None)),
             (Err(failure), OnFailure::Deny) => Err(LimitError::Unavailable(failure)),
         }
     }

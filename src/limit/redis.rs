@@ -20,7 +20,7 @@ use redis::{AsyncConnectionConfig, Client, RedisError, Script, ScriptInvocation}
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::ask::{self, Asks};
+use super::ask::{self, Asks, Group};
 use super::circuit::{Circuit, Pass};
 use super::subject::Subject;
 use super::{Charge, Verdict};
@@ -93,15 +93,27 @@ impl Redis {
         now: Steady,
         clock: Option<u64>,
     ) -> Result<Verdict, RedisFailure> {
+        let mut groups = [Group { charges, asks }, Group { charges: &[], asks: &mut Asks::new() }];
+        Ok(self.admit_with(&mut groups, now, clock).await?.0)
+    }
+
+    /// The same of two groups in one call: the second likewise where the first is admitted, else not at all.
+    pub async fn admit_with(
+        &self,
+        groups: &mut [Group<'_>; 2],
+        now: Steady,
+        clock: Option<u64>,
+    ) -> Result<(Verdict, Option<Verdict>), RedisFailure> {
         if self.circuit.enter(now) == Pass::Open {
             return Err(RedisFailure::Open);
         }
-        match self.ask(&self.invocation(charges, asks, clock)).await.and_then(|answer| verdict(asks, &answer)) {
-            Ok(verdict) => {
+        let answer = self.ask(&self.invocation(groups, clock)).await;
+        match answer.and_then(|answer| verdicts(groups, &answer)) {
+            Ok(verdicts) => {
                 if self.circuit.close() {
                     tracing::info!("the limiter's Redis is back");
                 }
-                Ok(verdict)
+                Ok(verdicts)
             }
             Err(failure) => {
                 self.failures.fetch_add(1, Ordering::Relaxed);
@@ -191,18 +203,21 @@ impl Redis {
         self.connection.compare_and_swap(failed, None);
     }
 
-    fn invocation(&self, charges: &[Charge<'_>], asks: &Asks, clock: Option<u64>) -> ScriptInvocation<'_> {
+    fn invocation(&self, groups: &[Group<'_>; 2], clock: Option<u64>) -> ScriptInvocation<'_> {
         let mut invocation = self.script.prepare_invoke();
-        for charge in charges {
+        for charge in groups.iter().flat_map(|group| group.charges) {
             invocation.key(charge.subject.redis_key());
         }
         match clock {
             Some(clock) => invocation.arg(clock),
             None => invocation.arg(""),
         };
-        for ask in asks {
+        let [first, second] = groups;
+        invocation.arg(first.asks.len());
+        let of_second = second.asks.iter().map(|ask| (first.charges.len(), ask));
+        for (before, ask) in first.asks.iter().map(|ask| (0, ask)).chain(of_second) {
             invocation
-                .arg(ask.charge + 1)
+                .arg(before + ask.charge + 1)
                 .arg(ask.length)
                 .arg(ask.window.limit)
                 .arg(ask.demand)
@@ -219,15 +234,20 @@ impl fmt::Debug for Redis {
     }
 }
 
-/// Reads the script's answer: `admitted, wait, (used, returns_in)…`, one pair for each ask.
-fn verdict(asks: &mut Asks, answer: &[u64]) -> Result<Verdict, RedisFailure> {
-    let [admitted, wait, readings @ ..] = answer else { return Err(RedisFailure::Nonsense) };
-    if readings.len() != 2 * asks.len() {
+/// Reads the script's answer: how long each group has to wait, then `used, returns_in` for each ask.
+fn verdicts(groups: &mut [Group<'_>; 2], answer: &[u64]) -> Result<(Verdict, Option<Verdict>), RedisFailure> {
+    let [first, second, readings @ ..] = answer else { return Err(RedisFailure::Nonsense) };
+    if readings.len() != 2 * groups.iter().map(|group| group.asks.len()).sum::<usize>() {
         return Err(RedisFailure::Nonsense);
     }
-    for (ask, reading) in asks.iter_mut().zip(readings.chunks_exact(2)) {
+    let asks = groups.iter_mut().flat_map(|group| &mut *group.asks);
+    for (ask, reading) in asks.zip(readings.chunks_exact(2)) {
         ask.reading.used = reading[0];
         ask.reading.returns_in = reading[1];
     }
-    Ok(if *admitted == 1 { ask::admitted(asks) } else { ask::refused(asks, *wait) })
+    let verdict = |group: &Group<'_>, wait| match wait {
+        0 => ask::admitted(group.asks),
+        wait => ask::refused(group.asks, wait),
+    };
+    Ok((verdict(&groups[0], *first), (*first == 0).then(|| verdict(&groups[1], *second))))
 }

@@ -298,3 +298,19 @@ async fn a_reload_turns_a_trial_into_a_rule_and_back() {
     }
     served.process.stop().await.good();
 }
+
+#[tokio::test]
+async fn a_trial_that_cannot_be_counted_refuses_nobody() {
+    // Nobody is there, and what cannot be counted is to be refused.
+    let top = "[limits]\nredis_url = \"redis://127.0.0.1:1/\"\non_failure = \"deny\"\n";
+    let site = |limit: &str| {
+        format!(
+            "[site.plan.free]\nlimits = [\"{limit}\"]\n[site.limits]\nnative_per_address = []\nfailed_sign_ins = []\n"
+        )
+    };
+    let world = World::with(Setup::default().top(top).site(&site("5/1h shadow"))).await;
+    assert_eq!(world.get(REPORTS).await.status, 200);
+    assert_eq!(world.shadow(REPORTS, 1).await, [Value::Null]);
+    let held = World::with(Setup::default().top(top).site(&site("5/1h"))).await;
+    assert_eq!(held.get(REPORTS).await.status, 503);
+}

@@ -52,7 +52,7 @@ impl StandIn {
             if admission && self.cut.swap(false, Ordering::SeqCst) {
                 return;
             }
-            let answer: &[u8] = if admission { b"*4\r\n:1\r\n:0\r\n:7\r\n:1000\r\n" } else { b"+OK\r\n" };
+            let answer: &[u8] = if admission { b"*4\r\n:0\r\n:0\r\n:7\r\n:1000\r\n" } else { b"+OK\r\n" };
             self.admissions.fetch_add(usize::from(admission), Ordering::SeqCst);
             if stream.write_all(answer).await.is_err() {
                 return;
@@ -194,6 +194,9 @@ async fn an_admission_without_windows_asks_nobody() {
     let subject = Subject::org("realm", OrgId::from(Uuid::from_u128(1)));
     let verdict = limiter.admit(&[Charge { subject, windows: &[], cost: 1 }], clock.now()).await.unwrap();
     assert_eq!(verdict, Verdict::Admitted(States::default()));
+    // Nor does one of a site that tries a rule and has no windows.
+    let both = limiter.admit_with(&[], &[], clock.now()).await.unwrap();
+    assert_eq!(both, (verdict.clone(), Some(verdict)));
     assert!(!limiter.is_degraded());
 }
 
@@ -249,4 +252,24 @@ async fn keys_in_redis_outlive_their_window_by_little() {
     let kept: bool =
         ::redis::cmd("EXISTS").arg(looked[0].subject.redis_key()).query_async(&mut connection).await.unwrap();
     assert!(!kept, "looking leaves nothing behind");
+}
+
+#[tokio::test]
+async fn what_is_only_tried_is_asked_by_the_same_call() {
+    let (peer, address) = StandIn::start().await;
+    let (limiter, clock) = (limiter(address, OnFailure::Deny), clock());
+    let (set, subject) = (windows(&["5/1m shadow"]), Subject::org("realm", OrgId::from(Uuid::from_u128(1))));
+    // The stand-in answers for one window.
+    let tried = [Charge { subject, windows: &set, cost: 1 }.in_shadow()];
+    let (held, came) = limiter.admit_with(&[], &tried, clock.now()).await.unwrap();
+    assert!(passes(&held) && came.is_some_and(|came| passes(&came)));
+    assert_eq!(peer.seen(), (1, 1));
+    for (on_failure, passed) in
+        [(OnFailure::Local, Some(Some(true))), (OnFailure::Allow, Some(None)), (OnFailure::Deny, None)]
+    {
+        peer.silent.store(true, Ordering::SeqCst);
+        let limiter = self::limiter(address, on_failure);
+        let came = limiter.admit_with(&[], &tried, clock.now()).await;
+        assert_eq!(came.ok().map(|(_, came)| came.map(|came| passes(&came))), passed, "{on_failure:?}");
+    }
 }

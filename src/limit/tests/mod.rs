@@ -83,6 +83,19 @@ impl Rig {
         }
     }
 
+    fn admit_with(&self, charges: &[Charge<'_>], tried: &[Charge<'_>], now: u64) -> (Verdict, Option<Verdict>) {
+        let [mut asks, mut of_tried] = [charges, tried].map(ask::flatten);
+        let mut groups = [Group { charges, asks: &mut asks }, Group { charges: tried, asks: &mut of_tried }];
+        let now = Steady::from_millis(now);
+        match &self.kept {
+            Kept::Memory(memory) => memory.admit_with(&mut groups, now),
+            Kept::Redis(redis, runtime) => {
+                let admitting = redis.admit_with(&mut groups, now, Some(now.millis()));
+                runtime.handle().block_on(admitting).unwrap()
+            }
+        }
+    }
+
     fn one(&self, number: u128, windows: &[Window], cost: u32, now: u64) -> Verdict {
         self.admit(&[Charge { subject: self.subject(number), windows, cost }], now)
     }

@@ -166,15 +166,13 @@ fn a_window_in_shadow_counts_as_if_it_held_and_is_not_there_for_those_that_hold(
             for step in steps {
                 clock = clock.saturating_add_signed(step.advance);
                 rig.clock.store(clock, Ordering::Relaxed);
-                let admitted = rig.admit(&charges(step, &realms[0], &mixed), clock);
+                let whole = charges(step, &realms[0], &mixed);
+                let shadows: Vec<Charge<'_>> = whole.iter().map(|charge| charge.in_shadow()).collect();
+                let (admitted, shadow) = rig.admit_with(&whole, &shadows, clock);
                 prop_assert_eq!(&admitted, &rig.admit(&charges(step, &realms[1], &held), clock), "{}", rig.name);
-                if !passes(&admitted) {
-                    continue;
-                }
-                let shadows: Vec<Charge<'_>> =
-                    charges(step, &realms[0], &mixed).into_iter().map(Charge::in_shadow).collect();
-                let (shadow, alone) =
-                    (rig.admit(&shadows, clock), rig.admit(&charges(step, &realms[2], &tried), clock));
+                prop_assert_eq!(shadow.is_some(), passes(&admitted), "{}", rig.name);
+                let Some(shadow) = shadow else { continue };
+                let alone = rig.admit(&charges(step, &realms[2], &tried), clock);
                 prop_assert_eq!(passes(&shadow), passes(&alone), "{}", rig.name);
                 let read = |verdict: &Verdict| -> Vec<(usize, u32, Duration)> {
                     let (Verdict::Admitted(states) | Verdict::Refused(states, _)) = verdict;
