@@ -148,6 +148,11 @@ impl Ask<'_> {
 
     /// Sends over HTTP/1.1 and hands the body over while it is still coming.
     pub async fn open(self) -> hyper::body::Incoming {
+        self.try_open().await.expect("a good answer")
+    }
+
+    /// The same; `None` where it is answered otherwise than well, or not at all.
+    pub async fn try_open(self) -> Option<hyper::body::Incoming> {
         let stream = self.client.stream(&[b"http/1.1"]).await;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("a connection");
@@ -158,9 +163,8 @@ impl Ask<'_> {
             request = request.header(name, value);
         }
         let answer = sender.send_request(request.body(Full::new(self.body)).expect("a request"));
-        let answer = tokio::time::timeout(PATIENCE, answer).await.expect("an answer in time").expect("an answer");
-        assert_eq!(answer.status(), 200);
-        answer.into_body()
+        let answer = tokio::time::timeout(PATIENCE, answer).await.expect("an answer in time").ok()?;
+        (answer.status() == 200).then(|| answer.into_body())
     }
 
     /// Sends over HTTP/1.1; a broken exchange is an error, not a panic.
@@ -188,25 +192,30 @@ impl Ask<'_> {
 
     /// Sends over HTTP/2.
     pub async fn send_http2(self) -> Answer {
+        self.try_send_http2().await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Sends over HTTP/2; a broken exchange is an error, not a panic.
+    pub async fn try_send_http2(self) -> Result<Answer, String> {
         let exchange = async move {
             let stream = self.client.stream(&[b"h2"]).await;
             let (mut sender, connection) =
                 hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
                     .await
-                    .expect("an HTTP/2 connection");
+                    .map_err(|error| format!("an HTTP/2 connection: {error:?}"))?;
             let driver = tokio::spawn(connection);
             let uri = format!("https://{}{}", self.client.host, self.path);
             let mut request = Request::builder().method(self.method).uri(uri);
             for (name, value) in &self.headers {
                 request = request.header(name, value);
             }
-            let response =
-                sender.send_request(request.body(Full::new(self.body)).expect("a request")).await.expect("an answer");
+            let request = request.body(Full::new(self.body)).expect("a request");
+            let response = sender.send_request(request).await.map_err(|error| format!("an answer: {error:?}"))?;
             let (parts, body) = response.into_parts();
-            let body = body.collect().await.expect("a whole body").to_bytes();
+            let body = body.collect().await.map_err(|error| format!("body: {error:?}"))?.to_bytes();
             driver.abort();
-            Answer { status: parts.status, headers: parts.headers, body }
+            Ok(Answer { status: parts.status, headers: parts.headers, body })
         };
-        tokio::time::timeout(PATIENCE, exchange).await.expect("an answer in time")
+        tokio::time::timeout(PATIENCE, exchange).await.map_err(|_| "no answer".to_owned())?
     }
 }

@@ -1,5 +1,6 @@
 //! A bounded soak with faults: under load, backends die, freeze, lie about their length and come back, while the
-//! configuration is read again, keys are revoked and roles change, over and over.
+//! configuration is read again every second, keys are revoked (also those of streams under way) and roles change, over and
+//! over, by HTTP/1.1 and HTTP/2.
 //!
 //! What must hold all the time: nobody is let in who should not be, nobody is taken for somebody else, no 5xx but
 //! while a fault explains it, no wrong no, and memory stays where it is. `TOLLGATE_SOAK_SECONDS=600` goes on for longer.
@@ -31,6 +32,9 @@ use super::harness::{ADMIN_TOKEN, environment};
 use super::process::{Home, Plan, Served};
 
 const USUAL: Duration = Duration::from_secs(12);
+const RELOAD_EVERY: Duration = Duration::from_secs(1);
+/// How long a stream may go on once its key is revoked: a second by promise, the rest is a busy machine's.
+const ENDS_WITHIN: Duration = Duration::from_secs(3);
 /// Each fault, and the quiet after it: the backend is back, and everything settles.
 const FAULT: Duration = Duration::from_millis(700);
 const QUIET: Duration = Duration::from_millis(900);
@@ -74,29 +78,50 @@ async fn under_load_and_faults_nobody_is_wrongly_let_in_and_nothing_fails_unexpl
     tasks.spawn(revoke(Arc::clone(&soak)));
     tasks.spawn(turn_roles(Arc::clone(&soak)));
     tasks.spawn(forge(Arc::clone(&soak)));
+    tasks.spawn(end_streams(Arc::clone(&soak)));
 
     let whole =
         environment("TOLLGATE_SOAK_SECONDS").and_then(|text| text.parse().ok()).map_or(USUAL, Duration::from_secs);
     let begun = Instant::now();
-    let (mut round, mut warm) = (0, None);
-    while begun.elapsed() < whole {
-        soak.fault(&backends[round % 2], [Mode::Dead, Mode::Frozen, Mode::Cut][round % 3]).await;
-        reload(&soak, &served, &path, &text, round).await;
-        round += 1;
-        if warm.is_none() && begun.elapsed() > whole / 3 {
-            warm = Some(served.resident());
+    let faults = async {
+        let mut round = 0;
+        while begun.elapsed() < whole {
+            soak.fault(&backends[round % 2], [Mode::Dead, Mode::Frozen, Mode::Cut][round % 3]).await;
+            round += 1;
         }
-    }
+        round
+    };
+    let reloads = async {
+        let mut round = 0;
+        while begun.elapsed() < whole {
+            let next = Instant::now() + RELOAD_EVERY;
+            reload(&soak, &served, &path, &text, round).await;
+            round += 1;
+            tokio::time::sleep_until(next).await;
+        }
+        round
+    };
+    let memory = async {
+        let mut seen = Vec::new();
+        while begun.elapsed() < whole {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            seen.push(served.resident());
+        }
+        seen
+    };
+    let (faults, reloads, memory) = tokio::join!(faults, reloads, memory);
     soak.over.store(true, Ordering::SeqCst);
     while let Some(ended) = tasks.join_next().await {
         ended.expect("no claim was broken");
     }
-    let (before, after) = (warm.expect("a third has passed"), served.resident());
+    let (before, after) =
+        (median(&memory[memory.len() / 3..memory.len() / 2]), median(&memory[memory.len() * 5 / 6..]));
     let counts = soak.counts();
+    eprintln!("soak: {faults} faults, {reloads} reloads, {counts:?}, resident {before} -> {after} KiB");
     assert!(after < before + GROWTH, "memory grew from {before} to {after} KiB");
     assert!(counts.good > 200 && counts.refused > 50, "there was load: {counts:?}");
     assert!(counts.failed < counts.good, "most was served: {counts:?}");
-    eprintln!("soak: {round} faults and reloads, {counts:?}, resident {before} -> {after} KiB");
+    assert!(counts.revoked > 3 && counts.streams > 1, "things ended under way: {counts:?}");
     assert_eq!(served.process.stop().await.code, Some(0));
 }
 
@@ -110,6 +135,8 @@ struct Soak {
     good: AtomicU64,
     refused: AtomicU64,
     failed: AtomicU64,
+    revoked: AtomicU64,
+    streams: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -117,6 +144,10 @@ struct Counts {
     good: u64,
     refused: u64,
     failed: u64,
+    /// Keys that were revoked.
+    revoked: u64,
+    /// Streams that ended with their key.
+    streams: u64,
 }
 
 impl Soak {
@@ -129,12 +160,20 @@ impl Soak {
             good: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            revoked: AtomicU64::new(0),
+            streams: AtomicU64::new(0),
         }
     }
 
     fn counts(&self) -> Counts {
         let read = |count: &AtomicU64| count.load(Ordering::SeqCst);
-        Counts { good: read(&self.good), refused: read(&self.refused), failed: read(&self.failed) }
+        Counts {
+            good: read(&self.good),
+            refused: read(&self.refused),
+            failed: read(&self.failed),
+            revoked: read(&self.revoked),
+            streams: read(&self.streams),
+        }
     }
 
     fn is_over(&self) -> bool {
@@ -159,10 +198,11 @@ impl Soak {
     }
 
     /// One request that must be let in: answered well, or failed while a fault explains it.
-    async fn let_in(&self, method: &str, path: &str, credential: &str) -> Option<Answer> {
+    async fn let_in(&self, method: &str, path: &str, credential: &str, http2: bool) -> Option<Answer> {
         let from = Instant::now();
         let ask = self.data.ask(method, path).header("authorization", credential);
-        match ask.try_send().await {
+        let answer = if http2 { ask.try_send_http2().await } else { ask.try_send().await };
+        match answer {
             Ok(answer) if answer.status == 200 => {
                 self.good.fetch_add(1, Ordering::SeqCst);
                 Some(answer)
@@ -212,7 +252,7 @@ async fn call(soak: Arc<Soak>, at: usize) {
     while !soak.is_over() {
         count += 1;
         let path = format!("/api/v1/posts/{count}");
-        let Some(answer) = soak.let_in("GET", &path, &token).await else { continue };
+        let Some(answer) = soak.let_in("GET", &path, &token, at.is_multiple_of(2)).await else { continue };
         assert_eq!(answer.string("/user"), id, "nobody is taken for somebody else");
         assert_eq!(answer.string("/path"), path, "nobody gets another's answer");
         assert_eq!(answer.json()["credentials"], 0, "the token stays here");
@@ -227,12 +267,40 @@ async fn revoke(soak: Arc<Soak>) {
         let made = made.header("authorization", token.clone()).send().await;
         assert_eq!(made.status, 201, "{}", made.text());
         let (key, id) = (format!("ApiKey {}", made.string("/key")), made.string("/id"));
-        soak.let_in("GET", "/api/v1/posts/1", &key).await;
+        soak.let_in("GET", "/api/v1/posts/1", &key, false).await;
         let ended = soak.data.ask("DELETE", &format!("/api/v1/api-keys/{id}"));
         assert_eq!(ended.header("authorization", token.clone()).send().await.status, 200);
+        soak.revoked.fetch_add(1, Ordering::SeqCst);
         for _ in 0..3 {
             soak.refused("/api/v1/posts/1", &key, 401).await;
         }
+    }
+}
+
+/// A stream goes on until its key ends, and ends with it; a fault may end it before.
+async fn end_streams(soak: Arc<Soak>) {
+    let (_, token) = soak.account("streamer").await;
+    while !soak.is_over() {
+        let made = soak.data.post("/api/v1/api-keys", &json!({ "name": "stream", "permissions": ["read:posts"] }));
+        let made = made.header("authorization", token.clone()).send().await;
+        let (key, id) = (format!("ApiKey {}", made.string("/key")), made.string("/id"));
+        let from = Instant::now();
+        let Some(mut stream) = soak.data.get("/api/v1/posts/stream").header("authorization", &key).try_open().await
+        else {
+            assert!(soak.explains(from), "a stream was not let in");
+            continue;
+        };
+        let on =
+            tokio::time::timeout(Duration::from_millis(500), async { while let Some(Ok(_)) = stream.frame().await {} });
+        if on.await.is_ok() {
+            assert!(soak.explains(from), "a stream ended that nobody had ended");
+            continue;
+        }
+        let ended = soak.data.ask("DELETE", &format!("/api/v1/api-keys/{id}"));
+        assert_eq!(ended.header("authorization", token.clone()).send().await.status, 200);
+        let rest = async { while let Some(Ok(_)) = stream.frame().await {} };
+        tokio::time::timeout(ENDS_WITHIN, rest).await.expect("a stream ends with the key that let it in");
+        soak.streams.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -245,7 +313,7 @@ async fn turn_roles(soak: Arc<Soak>) {
             soak.refused("/admin/panel", &token, 403).await;
         }
         soak.operate(&format!("/users/{id}"), json!({ "role": "admin" })).await;
-        soak.let_in("GET", "/admin/panel", &token).await;
+        soak.let_in("GET", "/admin/panel", &token, true).await;
     }
 }
 
@@ -290,6 +358,12 @@ async fn reload(soak: &Soak, served: &Served, path: &Path, text: &str, round: us
     // the round before it had.
     let there = soak.data.get("/more").send().await.status;
     assert_eq!(there, if with || broken { 401 } else { 404 }, "round {round}");
+}
+
+fn median(all: &[u64]) -> u64 {
+    let mut all = all.to_vec();
+    all.sort_unstable();
+    all[all.len() / 2]
 }
 
 /// How a backend behaves.
@@ -360,6 +434,14 @@ async fn answer(
     let _ = mode.wait_for(|mode| *mode != Mode::Frozen).await;
     let cut = *mode.borrow() == Mode::Cut;
     let length = text.len();
+    if !cut && request.uri().path().ends_with("/stream") {
+        let pieces = stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Some((Ok(Frame::data(Bytes::from_static(b": on\n\n"))), ()))
+        });
+        let body = StreamBody::new(pieces).boxed();
+        return Ok(Response::builder().header("content-type", "text/event-stream").body(body).expect("a response"));
+    }
     let body = if cut {
         let pieces = [Ok(Frame::data(Bytes::from(text).slice(..length / 2))), Err(std::io::Error::other("cut"))];
         StreamBody::new(stream::iter(pieces)).boxed()
