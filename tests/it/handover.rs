@@ -7,16 +7,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::SinkExt;
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixDatagram;
 use tokio::process::Command;
 use tokio::task::JoinSet;
+use tokio_tungstenite::tungstenite::Message;
 
 use super::backend::Backend;
 use super::client::{Client, Stream};
 use super::harness::{binary, trusting};
 use super::process::{Home, Plan, Process, Served, run_by};
+use super::sockets::{Sockets, closed, open, text};
 use super::wire::now;
 
 /// Longest wait for anything.
@@ -126,6 +133,122 @@ fn load(served: &Served, token: &str, stop: &Arc<AtomicBool>, came: &Arc<AtomicU
         });
     }
     clients
+}
+
+/// GOAWAY, for a stream beyond the last that was taken: it may be asked again (RFC 9113 section 6.8). Whether it was really not
+/// taken the backend says.
+fn is_goodbye(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| cause.is_go_away() && cause.is_remote() && cause.reason() == Some(h2::Reason::NO_ERROR))
+}
+
+/// Clients that keep a connection of HTTP/2 with several requests on it at once, until `stop`: a connection may say goodbye, and
+/// every request that it took is answered.
+fn load_by_http2(served: &Served, token: &str, stop: &Arc<AtomicBool>, asked: &Arc<AtomicUsize>) -> JoinSet<usize> {
+    let mut clients = JoinSet::new();
+    for _ in 0..3 {
+        let (client, bearer) = (served.https.clone(), format!("Bearer {token}"));
+        let (stop, asked) = (Arc::clone(stop), Arc::clone(asked));
+        clients.spawn(async move {
+            let mut goodbyes = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let stream = TokioIo::new(client.stream(&[b"h2"]).await);
+                let made = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await;
+                let (sender, connection) = made.expect("a connection");
+                tokio::spawn(connection);
+                let mut streams = JoinSet::new();
+                for _ in 0..4 {
+                    let (mut sender, bearer) = (sender.clone(), bearer.clone());
+                    let (stop, asked) = (Arc::clone(&stop), Arc::clone(&asked));
+                    streams.spawn(async move {
+                        while !stop.load(Ordering::Relaxed) && sender.ready().await.is_ok() {
+                            let request =
+                                Request::get("https://localhost/api/v1/posts").header("authorization", &bearer);
+                            let request = request.body(Empty::<Bytes>::new()).expect("a request");
+                            let answer = match sender.try_send_request(request).await {
+                                Ok(answer) => answer,
+                                // It was not sent: between two looks the connection has said goodbye.
+                                Err(error) if error.message().is_some() => break,
+                                Err(error) if is_goodbye(error.error()) => break,
+                                Err(error) => panic!("a request was taken and not answered: {:?}", error.into_error()),
+                            };
+                            assert_eq!(answer.status(), 200);
+                            answer.into_body().collect().await.expect("a whole answer");
+                            asked.fetch_add(1, Ordering::Relaxed);
+                        }
+                    });
+                }
+                while let Some(ended) = streams.join_next().await {
+                    ended.expect("every request was answered");
+                }
+                goodbyes += usize::from(!stop.load(Ordering::Relaxed));
+            }
+            goodbyes
+        });
+    }
+    clients
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_http2_every_request_that_is_taken_is_answered_while_one_process_after_another_takes_over() {
+    let backend = Backend::start().await;
+    let home = home(&backend, "");
+    let served = home.start().await;
+    let token = token(&served.http).await;
+    let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let mut clients = load_by_http2(&served, &token, &stop, &asked);
+    let mut heirs: Vec<Heir> = Vec::new();
+    for at in 0..3 {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        match heirs.last() {
+            None => served.process.signal("USR2").await,
+            Some(last) => last.signal("USR2").await,
+        }
+        heirs.push(heir(&served.process, at).await);
+    }
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    stop.store(true, Ordering::Relaxed);
+    let mut goodbyes = 0;
+    while let Some(ended) = clients.join_next().await {
+        goodbyes += ended.expect("no connection breaks");
+    }
+    let asked = asked.load(Ordering::Relaxed);
+    assert!(goodbyes >= 6 && asked > 200, "{goodbyes} goodbyes, {asked} requests");
+    assert_eq!(backend.count(), asked, "what was taken was answered, and what was not was not taken");
+    for gone in &heirs[..2] {
+        gone.ended().await;
+    }
+    let last = heirs.pop().expect("three");
+    last.signal("TERM").await;
+    last.ended().await;
+    served.process.ended().await.good();
+}
+
+#[tokio::test]
+async fn a_websocket_goes_on_through_a_handover_and_is_told_at_its_processes_end() {
+    let backend = Sockets::start(&[]).await;
+    let url = format!("http://{}", backend.address);
+    let top = "[connections]\ndrain_timeout = \"2s\"";
+    let home = Home::new(&Plan { postgres: None, backend: &url, store: "", top, site: UNLIMITED });
+    let served = home.start().await;
+    let field = format!("Bearer {}", token(&served.http).await);
+    let mut old = open(&served.https, "/api/v1/live", &[("authorization", &field)]).await.expect("it is let in");
+    backend.opened().await;
+    served.process.signal("USR2").await;
+    let heir = heir(&served.process, 0).await;
+    let mut new = open(&served.https, "/api/v1/live", &[("authorization", &field)]).await.expect("the heir lets it in");
+    backend.opened().await;
+    for (socket, word) in [(&mut old, "from before"), (&mut new, "from after")] {
+        socket.send(Message::text(word)).await.expect("sent");
+        assert_eq!(text(socket).await, word);
+        assert_eq!(backend.text().await, word);
+    }
+    assert_eq!((closed(&mut old).await, backend.ended().await), (1001, Some(1001)));
+    served.process.ended().await.good();
+    new.send(Message::text("still there")).await.expect("sent");
+    assert_eq!(text(&mut new).await, "still there");
+    heir.signal("KILL").await;
+    heir.ended().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
