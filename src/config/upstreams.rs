@@ -95,6 +95,7 @@ pub(super) fn overrides(raw: &RawRoute, report: &mut Report<'_>) -> Overrides {
             .is_some()
             .then(|| duration(&raw.tunnel_idle_timeout, secs(300), secs(1)..=LONGEST, report)),
         whole: time(&raw.timeout, report),
+        deadline: None,
         body: time(&raw.body_timeout, report),
         body_rate: raw.min_body_rate.is_some().then(|| rate(&raw.min_body_rate, 0, report)),
     }

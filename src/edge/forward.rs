@@ -73,12 +73,9 @@ pub async fn forward(
         request.body_mut().at_least(route.overrides.body_rate.unwrap_or(exchange.gateway.bounds.min_body_rate));
     }
     let mut overrides = route.overrides;
-    if exchange.grpc
-        && let Some(deadline) = grpc::deadline(request.headers())
-    {
+    if exchange.grpc {
         // Nobody waits for the answer any longer than that.
-        let own = overrides.whole.or(upstream.settings.timeout);
-        overrides.whole = Some(own.map_or(deadline, |own| own.min(deadline)));
+        overrides.deadline = grpc::deadline(request.headers());
     }
     trace::ask(exchange, &mut request);
     let (asked, before) = (upstream.metrics.asked(), exchange.took());

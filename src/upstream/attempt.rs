@@ -4,13 +4,15 @@ use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use futures_util::future::select_ok;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::balance::{Ejection, lighter};
+use super::balance::{Ejection, Health, lighter};
 use super::body::Body;
 use super::connect::{Made, Steps, connect};
 use super::endpoint::{Endpoint, Limits, Turn, Want};
@@ -22,7 +24,7 @@ use super::settings::{Overrides, Settings};
 use super::trail::Trail;
 use super::{Pools, framing};
 
-/// Servers tried for one request while nothing of it was sent, within the upstream's [`Retries`](super::Retries).
+/// Servers tried for one request, within the upstream's [`Retries`](super::Retries).
 const SERVERS_TRIED: usize = 3;
 
 /// An answer whose head has come.
@@ -32,6 +34,41 @@ pub(super) struct Answered {
     /// When the answer must have ended.
     pub(super) due: Option<Instant>,
     pub(super) upload: Option<Arc<Upload>>,
+}
+
+/// What a request has been through.
+struct Ways {
+    /// Servers that could not be reached, or that have lost it.
+    tried: SmallVec<[usize; 4]>,
+    /// Servers that have no connection for it just now: it waits for one only where all are so.
+    full: SmallVec<[usize; 2]>,
+    want: Want,
+    /// It was sent once more already, and the server may have seen both.
+    again: bool,
+    /// What the last one said.
+    failed: Option<SendError>,
+}
+
+/// When a request must be over as a whole.
+#[derive(Clone, Copy)]
+struct Whole {
+    due: Instant,
+    /// How long a server must have had it to be blamed; `None`: it is the client who will not wait any longer.
+    blames: Option<Duration>,
+}
+
+impl Whole {
+    fn of(to: &Settings, own: &Overrides) -> Option<Self> {
+        let limit = own.whole.or(to.timeout);
+        let length = limit.into_iter().chain(own.deadline).min()?;
+        let blames = limit.filter(|limit| *limit == length).map(|limit| limit / 4 * 3);
+        Some(Self { due: Instant::now() + length, blames })
+    }
+
+    /// Whether a server is to blame that has had the request for so long when the time was over.
+    fn blames(self, had: Duration) -> bool {
+        self.blames.is_some_and(|least| had >= least)
+    }
 }
 
 impl Pools {
@@ -45,10 +82,9 @@ impl Pools {
         alone: bool,
     ) -> Result<Answered, SendError> {
         let own = overrides.copied().unwrap_or_default();
-        let Some(whole) = own.whole.or(to.timeout) else { return self.attempt(to, request, own, alone).await };
-        let due = Instant::now() + whole;
-        match tokio::time::timeout_at(due, self.attempt(to, request, own, alone)).await {
-            Ok(answered) => answered.map(|answered| Answered { due: Some(due), ..answered }),
+        let Some(whole) = Whole::of(to, &own) else { return self.attempt(to, request, own, None, alone).await };
+        match tokio::time::timeout_at(whole.due, self.attempt(to, request, own, Some(whole), alone)).await {
+            Ok(answered) => answered.map(|answered| Answered { due: Some(whole.due), ..answered }),
             Err(_) => Err(SendError::Overdue),
         }
     }
@@ -58,40 +94,53 @@ impl Pools {
         to: &Settings,
         slot: &mut Option<Request<Body>>,
         own: Overrides,
+        whole: Option<Whole>,
         alone: bool,
     ) -> Result<Answered, SendError> {
         let unsent = slot.as_mut().ok_or(SendError::Unsendable("it was sent before"))?;
         let upload = unsent.body_mut().watch();
         let trail = unsent.extensions_mut().remove::<Trail>();
         let idle = own.idle.unwrap_or(to.idle_timeout);
-        let patience = Patience { response: own.response.unwrap_or(to.response_timeout), idle };
+        let response = own.response.unwrap_or(to.response_timeout);
+        let patience = Patience { response, idle, due: whole.map(|whole| whole.due) };
         let steps = Steps { tcp: own.connect.unwrap_or(to.connect_timeout), tls: own.tls.unwrap_or(to.tls_timeout) };
         let limits = Limits { max_connections: to.max_connections, max_queue: to.max_queue, wait: to.queue_timeout };
         to.budget.request();
-        let mut tried: SmallVec<[usize; 4]> = SmallVec::new();
-        let mut want = Want { fresh: false, alone };
-        let mut failed = None;
+        let mut ways = Ways::new(to, alone);
         loop {
             // Where nobody is left to be asked, what the last one said is the answer.
-            let (at, endpoint) = match self.choose(to, &tried) {
-                Ok(chosen) => chosen,
-                Err(none) => return Err(failed.unwrap_or(none)),
+            let none = |none, ways: &mut Ways| ways.failed.take().unwrap_or(none);
+            let (at, load, turn) = match self.choose(to, &ways).map_err(|error| none(error, &mut ways))? {
+                Choice::Server(at, endpoint) => {
+                    let load = Load::new(endpoint);
+                    match load.0.checkout(limits, ways.want).await {
+                        Err(SendError::Busy { .. }) if !ways.want.waits => {
+                            ways.full.push(at);
+                            continue;
+                        }
+                        turn => (at, load, turn),
+                    }
+                }
+                Choice::Any(all) => {
+                    let first = Box::pin(first(all, limits, ways.want)).await;
+                    let (at, load, turn) = first.map_err(|error| none(error, &mut ways))?;
+                    (at, load, Ok(turn))
+                }
             };
-            let load = Load::new(endpoint);
             if let Some(trail) = &trail {
                 trail.tries(&load.0.origin.address);
             }
-            let (mut link, reused) = match self.link(&load.0, limits, want, steps, &to.ejection).await {
+            let linked = match turn {
+                Ok(turn) => self.link(to, &load.0, turn, ways.want, steps, whole).await,
+                Err(error) => Err(error),
+            };
+            let (mut link, reused) = match linked {
                 Ok(linked) => linked,
-                Err(error) => {
-                    tried.push(at);
-                    let others = tried.len() < to.servers.len().min(SERVERS_TRIED);
-                    if error.is_connect() && others && to.budget.spend(to.retries) {
-                        failed = Some(error);
-                        continue;
-                    }
-                    return Err(error);
+                Err(error) if error.is_connect() => {
+                    ways.goes_on(to, at, error)?;
+                    continue;
                 }
+                Err(error) => return Err(error),
             };
             let Some(mut request) = slot.take() else { return Err(SendError::Unsendable("it was sent before")) };
             match &link {
@@ -99,7 +148,8 @@ impl Pools {
                 Link::Joint(_) => framing::reframe_http2(&mut request, load.0.origin.scheme())
                     .ok_or(SendError::Unsendable("its Host is no authority"))?,
             }
-            if reused && !want.fresh {
+            let stale = reused && !ways.want.fresh;
+            if !ways.again && (stale || ways.others(to, 1)) {
                 *slot = spare(&request);
             }
             let answer = pin!(send(&mut link, request));
@@ -121,52 +171,55 @@ impl Pools {
                     let lease = Lease { link, load, lifetime, max_idle: to.max_idle, settle: idle };
                     return Ok(Answered { response, lease, due: None, upload });
                 }
-                Err(Lost { error, unsent }) => {
-                    if let Link::Joint(stream) = &link
-                        && !matches!(error, SendError::Reset(_) | SendError::RequestBody { .. })
-                    {
-                        // Whether it is dead or only slow, nobody else should find out on it.
-                        stream.joint.retire();
-                    }
-                    if error.is_servers() && !(reused && error.is_closed()) {
-                        load.0.health.erred(&to.ejection);
-                    }
-                    // The backend let go of an idle connection just as we took it: not its last word.
-                    let harmless = |request: &Request<Body>| error.is_refused() || is_repeatable(request.method());
-                    *slot = unsent.or_else(|| slot.take().filter(harmless));
-                    let again = slot.is_some() && (error.is_closed() || error.is_refused());
-                    if !(again && reused && !want.fresh && to.budget.spend(to.retries)) {
+                Err(Lost { error, unsent, had }) => {
+                    let late = whole.is_some_and(|whole| whole.blames(had));
+                    blame(&link, reused, &error, late, &load.0.health, &to.ejection);
+                    if !error.is_closed() && !error.is_refused() {
                         return Err(error);
                     }
-                    want.fresh = true;
-                    failed = Some(error);
+                    let harmless = |request: &Request<Body>| error.is_refused() || is_repeatable(request.method());
+                    let seen = unsent.is_none();
+                    *slot = unsent.or_else(|| slot.take().filter(harmless));
+                    if slot.is_none() {
+                        return Err(error);
+                    }
+                    // The backend let go of an idle connection just as we took it: not its last word.
+                    if stale { ways.anew(to, error) } else { ways.goes_on(to, at, error) }?;
+                    ways.again |= seen;
                 }
             }
         }
     }
 
-    /// A connection to a server that has room for a request, and whether it was there before.
+    /// The connection that a turn is for, and whether it was there before.
     async fn link(
         &self,
+        to: &Settings,
         endpoint: &Arc<Endpoint>,
-        limits: Limits,
+        turn: Turn,
         want: Want,
         steps: Steps,
-        ejection: &Ejection,
+        whole: Option<Whole>,
     ) -> Result<(Link, bool), SendError> {
-        let (slot, opening) = match endpoint.checkout(limits, want).await? {
+        let (slot, opening) = match turn {
             Turn::Reuse(live) => return Ok((Link::Alone(live), true)),
             Turn::Join(stream) => return Ok((Link::Joint(stream), true)),
             Turn::Connect(slot, opening) => (slot, opening),
         };
+        let began = Instant::now();
         // Boxed: handshakes are large and rare, and every request's future would hold room for one.
-        match Box::pin(connect(endpoint, slot, want.alone, steps)).await {
+        let making = Box::pin(async {
+            let made = connect(endpoint, slot, want.alone, steps);
+            let Some(whole) = whole else { return made.await };
+            tokio::time::timeout_at(whole.due, made).await.unwrap_or(Err(SendError::Overdue))
+        });
+        match making.await {
             Ok(made) => {
                 endpoint.health.reached();
                 Ok(match made {
                     Made::Alone(live) => {
                         if !want.alone {
-                            endpoint.chose_http1(limits.max_connections);
+                            endpoint.chose_http1(to.max_connections);
                         }
                         (Link::Alone(live), false)
                     }
@@ -174,9 +227,12 @@ impl Pools {
                 })
             }
             Err(error) => {
-                endpoint.health.failed(ejection);
-                if let Some(opening) = opening {
-                    opening.failed();
+                // Where it is only the client who will not wait any longer, others do.
+                if error.is_connect() || whole.is_some_and(|whole| whole.blames(began.elapsed())) {
+                    endpoint.health.failed(&to.ejection);
+                    if let Some(opening) = opening {
+                        opening.failed();
+                    }
                 }
                 Err(error)
             }
@@ -185,15 +241,15 @@ impl Pools {
 
     /// A server that was not tried yet and that does not fail its health checks: of those, one that requests do not fail
     /// on before one that they do.
-    fn choose(&self, to: &Settings, tried: &[usize]) -> Result<(usize, Arc<Endpoint>), SendError> {
+    fn choose(&self, to: &Settings, ways: &Ways) -> Result<Choice, SendError> {
         if let [only] = to.servers.as_slice()
             && !only.watched.is_down()
         {
-            return Ok((0, self.endpoint(to, only)?));
+            return Ok(Choice::Server(0, self.endpoint(to, only)?));
         }
         let mut candidates: SmallVec<[(usize, Arc<Endpoint>); 8]> = SmallVec::new();
         for (at, server) in to.servers.iter().enumerate() {
-            if !tried.contains(&at) && !server.watched.is_down() {
+            if !ways.tried.contains(&at) && !server.watched.is_down() {
                 candidates.push((at, self.endpoint(to, server)?));
             }
         }
@@ -201,6 +257,19 @@ impl Pools {
         if left > 0 && left * 100 >= candidates.len() * to.ejection.panic as usize {
             candidates.retain(|(_, endpoint)| !endpoint.health.is_ejected());
         }
+        if candidates.is_empty() {
+            return Err(match to.servers.as_slice() {
+                [] => {
+                    let source = io::Error::other("the upstream has no servers");
+                    SendError::Connect { server: to.name.clone(), source }
+                }
+                _ => SendError::Unhealthy { upstream: to.name.clone() },
+            });
+        }
+        if candidates.iter().all(|(at, _)| ways.full.contains(at)) {
+            return Ok(Choice::Any(candidates.into_vec()));
+        }
+        candidates.retain(|(at, _)| !ways.full.contains(at));
         let chosen = lighter(
             &self.dice,
             &candidates,
@@ -211,11 +280,79 @@ impl Pools {
             },
             |(_, endpoint)| endpoint.in_flight.load(Ordering::Relaxed),
         );
-        chosen.map(|chosen| candidates.swap_remove(chosen)).ok_or_else(|| match to.servers.as_slice() {
-            [] => {
-                SendError::Connect { server: to.name.clone(), source: io::Error::other("the upstream has no servers") }
-            }
-            _ => SendError::Unhealthy { upstream: to.name.clone() },
+        let (at, endpoint) = candidates.swap_remove(chosen.unwrap_or(0));
+        Ok(Choice::Server(at, endpoint))
+    }
+}
+
+/// Where a request goes next.
+enum Choice {
+    /// To this server.
+    Server(usize, Arc<Endpoint>),
+    /// To the first of these that has a connection for it: none has one now.
+    Any(Vec<(usize, Arc<Endpoint>)>),
+}
+
+/// Says what an exchange that was lost says of its connection and its server. `late`: the server had the time that there
+/// was.
+fn blame(link: &Link, reused: bool, error: &SendError, late: bool, health: &Health, rules: &Ejection) {
+    let hasty = matches!(error, SendError::Overdue) && !late;
+    if let Link::Joint(stream) = link
+        && !matches!(error, SendError::Reset(_) | SendError::RequestBody { .. })
+        && !hasty
+    {
+        // Whether it is dead or only slow, nobody else should find out on it.
+        stream.joint.retire();
+    }
+    let servers = error.is_servers() && !(reused && error.is_closed());
+    if servers || matches!(error, SendError::Overdue) && late {
+        health.erred(rules);
+    }
+}
+
+/// Waits in the queues of all of them: each then holds those who wait for any.
+async fn first(all: Vec<(usize, Arc<Endpoint>)>, limits: Limits, want: Want) -> Result<(usize, Load, Turn), SendError> {
+    let (want, max_queue) = (Want { waits: true, ..want }, limits.max_queue.saturating_mul(all.len()));
+    let limits = Limits { max_queue, ..limits };
+    let turn = |(at, endpoint): (usize, Arc<Endpoint>)| {
+        Box::pin(async move {
+            let turn = endpoint.checkout(limits, want).await?;
+            Ok((at, Load::new(endpoint), turn))
         })
+    };
+    // Those that wait elsewhere are dropped, and with them what they might be given at this very moment.
+    select_ok(all.into_iter().map(turn)).await.map(|(first, _others)| first)
+}
+
+impl Ways {
+    fn new(to: &Settings, alone: bool) -> Self {
+        let want = Want { fresh: false, alone, waits: to.servers.len() < 2 };
+        Self { tried: SmallVec::new(), full: SmallVec::new(), want, again: false, failed: None }
+    }
+
+    /// Whether some server is left when `more` have been tried than have.
+    fn others(&self, to: &Settings, more: usize) -> bool {
+        self.tried.len() + more < to.servers.len().min(SERVERS_TRIED)
+    }
+
+    /// The server at `at` has failed: to another one, if there is one, and as long as there are second attempts.
+    fn goes_on(&mut self, to: &Settings, at: usize, error: SendError) -> Result<(), SendError> {
+        self.tried.push(at);
+        self.full.clear();
+        if !self.others(to, 0) || !to.budget.spend(to.retries) {
+            return Err(error);
+        }
+        self.failed = Some(error);
+        Ok(())
+    }
+
+    /// An old connection has failed, not its server: on a new one.
+    fn anew(&mut self, to: &Settings, error: SendError) -> Result<(), SendError> {
+        if !to.budget.spend(to.retries) {
+            return Err(error);
+        }
+        self.want.fresh = true;
+        self.failed = Some(error);
+        Ok(())
     }
 }

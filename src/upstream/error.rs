@@ -142,7 +142,15 @@ impl SendError {
 
     /// Whether it speaks against the server, where a connection was there.
     pub(super) const fn is_servers(&self) -> bool {
-        matches!(self, Self::ResponseTimeout | Self::Closed(_) | Self::Refused(_) | Self::Reset(_) | Self::Nonsense(_))
+        matches!(
+            self,
+            Self::ResponseTimeout
+                | Self::IdleTimeout
+                | Self::Closed(_)
+                | Self::Refused(_)
+                | Self::Reset(_)
+                | Self::Nonsense(_)
+        )
     }
 
     /// Whether the backend says that it did nothing with the request.

@@ -26,6 +26,8 @@ pub(super) struct Lost {
     pub(super) error: SendError,
     /// The request, where not a byte of it was written.
     pub(super) unsent: Option<Request<Body>>,
+    /// For how long it was the backend's turn, where the time for it all was over.
+    pub(super) had: Duration,
 }
 
 /// Sends, at once; resolves to the answer, or to why there is none.
@@ -50,7 +52,9 @@ pub(super) async fn head(
     patience: Patience,
 ) -> Result<Response<Incoming>, Lost> {
     let first = if upload.is_some() { patience.response.min(patience.idle) } else { patience.response };
-    let mut due = Instant::now() + first;
+    let began = Instant::now();
+    let overdue = |due: Instant| patience.due.map_or(due, |whole| whole.min(due));
+    let mut due = overdue(began + first);
     let error = loop {
         let told = poll_fn(|cx| match answer.as_mut().poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
@@ -63,16 +67,22 @@ pub(super) async fn head(
                     (source, Some(problem)) => SendError::RequestBody { problem: problem.clone(), source },
                     (source, None) => source.into(),
                 };
-                Lost { error, unsent }
+                Lost { error, unsent, had: Duration::ZERO }
             });
         }
-        match upload.map_or(Verdict::Unanswered, |upload| upload.verdict(patience, Instant::now())) {
-            Verdict::Until(when) => due = when,
+        let now = Instant::now();
+        if patience.due.is_some_and(|whole| whole <= now) {
+            break SendError::Overdue;
+        }
+        match upload.map_or(Verdict::Unanswered, |upload| upload.verdict(patience, now)) {
+            Verdict::Until(when) => due = overdue(when),
             Verdict::Stalled => break SendError::IdleTimeout,
             Verdict::Unanswered => break SendError::ResponseTimeout,
         }
     };
-    Err(Lost { error, unsent: None })
+    let since = upload.map_or(Some(began), |upload| upload.backends());
+    let had = since.map_or(Duration::ZERO, |since| Instant::now().saturating_duration_since(since.max(began)));
+    Err(Lost { error, unsent: None, had })
 }
 
 /// Whether a method changes nothing by being repeated (RFC 9110 section 9.2.2).

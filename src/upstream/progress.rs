@@ -133,6 +133,8 @@ pub(super) struct Patience {
     pub(super) response: Duration,
     /// Without a byte of body, either way.
     pub(super) idle: Duration,
+    /// When all of it must be over.
+    pub(super) due: Option<Instant>,
 }
 
 /// When something last moved, for whoever watches it from elsewhere.
@@ -230,6 +232,11 @@ impl Upload {
         self.failed.get()
     }
 
+    /// Since when it is the backend's turn: to take more of it, or to answer it. `None`: it is the client's.
+    pub(super) fn backends(&self) -> Option<Instant> {
+        (self.phase.load(Ordering::Acquire) != Phase::Waiting as u8).then(|| self.mark.last())
+    }
+
     /// Whether it is under way and moved within the last `limit`.
     pub(super) fn is_moving(&self, limit: Duration) -> bool {
         self.phase.load(Ordering::Acquire) != Phase::Done as u8 && self.mark.last() + limit > Instant::now()
@@ -253,7 +260,7 @@ impl Upload {
 mod tests {
     use super::*;
 
-    const PATIENCE: Patience = Patience { response: Duration::from_secs(10), idle: Duration::from_mins(1) };
+    const PATIENCE: Patience = Patience { response: Duration::from_secs(10), idle: Duration::from_mins(1), due: None };
 
     #[test]
     fn each_phase_is_somebody_elses_fault() {

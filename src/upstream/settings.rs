@@ -195,6 +195,8 @@ pub struct Overrides {
     pub tunnel_idle: Option<Duration>,
     /// In place of [`Settings::timeout`].
     pub whole: Option<Duration>,
+    /// How long the client waits, by its own word: no route's, and no server's fault.
+    pub deadline: Option<Duration>,
     /// In place of the time that the gateway gives a client between two bytes of its body.
     pub body: Option<Duration>,
     /// In place of the rate that the gateway asks of a client's body, in bytes a second; 0: none.

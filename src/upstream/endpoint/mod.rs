@@ -84,6 +84,8 @@ pub(super) struct Want {
     pub(super) fresh: bool,
     /// For itself: it will carry another protocol.
     pub(super) alone: bool,
+    /// It waits for one where all are in use.
+    pub(super) waits: bool,
 }
 
 /// What a server's pool looks like from outside.
@@ -155,6 +157,9 @@ impl Endpoint {
             state.open += 1;
             return Place::Turn(self.connecting(&mut state, joins));
         }
+        if !comes && !want.waits {
+            return Place::Full;
+        }
         if state.waiting.len() >= limits.max_queue {
             state.waiting.retain(|waiter| !waiter.turn.is_closed());
         }
@@ -201,10 +206,7 @@ impl Endpoint {
             carrying.until = Instant::now() + self.keep_idle;
         }
         let waits = !state.waiting.is_empty();
-        if idle
-            && !waits
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
+        if idle && let Ok(runtime) = tokio::runtime::Handle::try_current() {
             self.watch_idle(&mut state, &runtime);
         }
         drop(state);

@@ -11,8 +11,8 @@ use crate::upstream::{Protocol, SendError};
 type Answer = http_body_util::combinators::BoxBody<bytes::Bytes, Infallible>;
 
 /// A real HTTP/2 server; `serve` answers each request, and is told the connection's number.
-struct Server2 {
-    address: SocketAddr,
+pub(super) struct Server2 {
+    pub(super) address: SocketAddr,
     accepted: Arc<AtomicUsize>,
     /// Cancelled: every connection there is says GOAWAY.
     goodbye: Arc<Mutex<CancellationToken>>,
@@ -60,7 +60,7 @@ impl Server2 {
     }
 
     /// Answers with what it was sent, trailers included.
-    async fn echo() -> Self {
+    pub(super) async fn echo() -> Self {
         Self::serve(
             100,
             |_, request| async move { Response::new(request.into_body().map_err(|_| unreachable!()).boxed()) },
@@ -68,11 +68,20 @@ impl Server2 {
         .await
     }
 
+    /// Answers only after a while.
+    pub(super) async fn slow(after: Duration) -> Self {
+        Self::serve(100, move |_, _| async move {
+            tokio::time::sleep(after).await;
+            plain_answer("late".to_owned())
+        })
+        .await
+    }
+
     fn settings(&self) -> Settings {
         Settings { protocol: Protocol::Http2, ..settings(&[self.address]) }.prepare().unwrap()
     }
 
-    fn accepted(&self) -> usize {
+    pub(super) fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
     }
 

@@ -4,6 +4,7 @@ mod answers;
 mod answers2;
 mod auto;
 mod checks;
+mod failover;
 mod http2;
 mod pool;
 mod tls;
@@ -143,6 +144,29 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// A server that takes no connection and refuses none, as behind a firewall that drops what comes.
+pub(super) struct Silent {
+    pub(super) address: SocketAddr,
+    _socket: socket2::Socket,
+    /// What fills its queue of connections that nobody accepts.
+    _queued: Vec<TcpStream>,
+}
+
+impl Silent {
+    pub(super) async fn listen(address: &str) -> Self {
+        let address: SocketAddr = address.parse().unwrap();
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).unwrap();
+        socket.bind(&address.into()).unwrap();
+        socket.listen(1).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let mut queued = Vec::new();
+        while let Ok(stream) = tokio::time::timeout(SHORT, TcpStream::connect(address)).await {
+            queued.push(stream.unwrap());
+        }
+        Self { address, _socket: socket, _queued: queued }
     }
 }
 
