@@ -18,6 +18,8 @@ use crate::upstream::{Address, Ejection, Overrides, Protocol, Retries, Server, S
 
 /// The longest that anything but a whole request may take.
 const LONGEST: Duration = Duration::from_hours(24);
+/// The shortest that it may be given: with no time at all, every request would be late.
+const SHORTEST: Duration = Duration::from_millis(10);
 const WRITE: &str = "write `http://host:port`, `https://host:port` or `unix:/path/of/socket`";
 
 /// The backends by name; their order is the names'.
@@ -43,10 +45,10 @@ fn upstream(name: &str, around: &Spanned<RawUpstream>, given: &Given, report: &m
     Settings {
         protocol: protocol(&raw.protocol, report),
         tls,
-        connect_timeout: duration(&raw.connect_timeout, usual.connect_timeout, secs(0)..=secs(300), report),
-        tls_timeout: duration(&raw.tls_timeout, usual.tls_timeout, secs(0)..=secs(300), report),
-        response_timeout: duration(&raw.response_timeout, usual.response_timeout, secs(0)..=LONGEST, report),
-        idle_timeout: duration(&raw.idle_timeout, usual.idle_timeout, secs(0)..=LONGEST, report),
+        connect_timeout: duration(&raw.connect_timeout, usual.connect_timeout, SHORTEST..=secs(300), report),
+        tls_timeout: duration(&raw.tls_timeout, usual.tls_timeout, SHORTEST..=secs(300), report),
+        response_timeout: duration(&raw.response_timeout, usual.response_timeout, SHORTEST..=LONGEST, report),
+        idle_timeout: duration(&raw.idle_timeout, usual.idle_timeout, SHORTEST..=LONGEST, report),
         tunnel_idle_timeout: duration(&raw.tunnel_idle_timeout, usual.tunnel_idle_timeout, secs(1)..=LONGEST, report),
         timeout: time(&raw.timeout, report),
         queue_timeout: duration(&raw.queue_timeout, usual.queue_timeout, secs(0)..=secs(300), report),
@@ -103,7 +105,7 @@ pub(super) fn overrides(raw: &RawRoute, report: &mut Report<'_>) -> Overrides {
 
 /// A time that need not be said.
 fn time(text: &Text, report: &mut Report<'_>) -> Option<Duration> {
-    text.is_some().then(|| duration(text, secs(60), secs(0)..=LONGEST, report))
+    text.is_some().then(|| duration(text, secs(60), SHORTEST..=LONGEST, report))
 }
 
 fn protocol(text: &Text, report: &mut Report<'_>) -> Protocol {
