@@ -24,6 +24,7 @@ use super::body::Body;
 use super::endpoint::{Endpoint, Live, Slot};
 use super::error::SendError;
 use super::joint::Joint;
+use super::reach::reach;
 use super::settings::{Address, Protocol};
 use super::tls::Trust;
 
@@ -170,7 +171,7 @@ pub(super) async fn dial(origin: &Origin, port: Option<u16>, alone: bool, steps:
     let dialled = async {
         match (&origin.place, &origin.address) {
             (Place::Tcp { host, port: own }, _) => {
-                let stream = TcpStream::connect((host.as_str(), port.unwrap_or(*own))).await?;
+                let stream = reach(host, port.unwrap_or(*own), steps.tcp).await?;
                 stream.set_nodelay(true)?;
                 Ok(Wire::Tcp(stream))
             }

@@ -35,6 +35,7 @@ mod joint;
 mod lease;
 pub mod leftover;
 pub mod progress;
+mod reach;
 mod settings;
 #[cfg(test)]
 mod tests;
