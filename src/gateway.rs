@@ -39,7 +39,7 @@ use crate::revocation::Epochs;
 use crate::store::{Credentials, Store};
 use crate::upstream::faces::Faces;
 use crate::upstream::hygiene::Reserved;
-use crate::upstream::{self, Budget, Pools};
+use crate::upstream::{self, Budget, Gauges, Pools};
 
 /// Turns for checking passwords, and how long one is waited for.
 const SIGN_IN_TURNS: usize = 1024;
@@ -392,18 +392,10 @@ impl Gateway {
         self.metrics.agents.waiting.set(count(waiting));
         self.metrics.passwords.running.set(count(self.passwords.busy()));
         self.metrics.passwords.waiting.set(count(self.passwords.waiting()));
-        for server in self.pools.gauges() {
-            self.metrics.endpoint(
-                &server.server,
-                &EndpointState {
-                    open: server.open,
-                    idle: server.idle,
-                    in_flight: server.in_flight,
-                    waiting: server.waiting,
-                    up: !server.ejected,
-                },
-            );
-        }
+        self.metrics.endpoints(self.pools.gauges().into_iter().map(|pool| {
+            let Gauges { server, open, idle, in_flight, waiting, ejected } = pool;
+            (server, EndpointState { open, idle, in_flight, waiting, up: !ejected })
+        }));
         self.metrics.revocations.lag(self.epochs.silent_for(now.steady));
     }
 }

@@ -325,7 +325,8 @@ fn every_metric_that_the_readme_names_is_there() {
     UpstreamMetrics::new(&metrics, "vantage", "app").asked().finished(UpstreamOutcome::Connect, LONG);
     drop(site.started());
     site.shadow_refused("guard GET /x", ProblemKind::PlanRequired);
-    metrics.endpoint("http://127.0.0.1:9000", &EndpointState { open: 0, idle: 0, in_flight: 0, waiting: 0, up: true });
+    let state = EndpointState { open: 0, idle: 0, in_flight: 0, waiting: 0, up: true };
+    metrics.endpoints([("http://127.0.0.1:9000".to_owned(), state)]);
     metrics.checks("vantage", "app", "http://127.0.0.1:9000");
     metrics.retries("vantage", "app");
     metrics.store.done(StoreOperation::Ping, StoreOutcome::Ok, LONG);

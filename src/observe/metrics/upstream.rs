@@ -3,6 +3,8 @@
 //! Two of them, because they live differently: an upstream belongs to a site of the snapshot, while an
 //! endpoint's pool is shared by every upstream that names it and outlives reloads.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
@@ -18,6 +20,8 @@ pub(super) struct Families {
     in_flight: IntGaugeVec,
     endpoints: IntGaugeVec,
     up: IntGaugeVec,
+    /// The servers that the last two have series of.
+    shown: Mutex<Vec<String>>,
     retries: IntCounterVec,
     healthy: IntGaugeVec,
     checks: IntCounterVec,
@@ -43,7 +47,7 @@ impl Families {
             in_flight: make.gauges("upstream_requests_in_flight", "Requests waiting for a backend.", &upstream),
             endpoints: make.gauges(
                 "upstream_endpoint",
-                "Connections (open, idle) and requests (in_flight, waiting) of a server.",
+                "Connections (open, idle) and requests (in_flight, waiting) of a server; one that waits for any of several, at each.",
                 &["endpoint", "state"],
             ),
             up: make.gauges(
@@ -51,6 +55,7 @@ impl Families {
                 "0 while a server is left out for what becomes of requests.",
                 &["endpoint"],
             ),
+            shown: Mutex::default(),
             retries: make.counters(
                 "upstream_retries_total",
                 "Second attempts of requests: made (spent), or not because the budget was spent (refused).",
@@ -202,19 +207,46 @@ impl Metrics {
         CheckMetrics { healthy, results, families, names: [site, upstream, server].map(str::to_owned) }
     }
 
-    /// States how the pool of the server `endpoint` (`http://host:port`) stands; read when metrics are asked for.
-    pub fn endpoint(&self, endpoint: &str, state: &EndpointState) {
+    /// States how the pools of all servers stand, each with its server (`http://host:port`): read when metrics are asked
+    /// for. A server that is spoken to in several ways has several pools and one series: the sum, and up where all are.
+    /// One that is not among them any more is not shown any more.
+    pub fn endpoints(&self, pools: impl IntoIterator<Item = (String, EndpointState)>) {
         let families = &self.upstreams;
-        let endpoint = shown(endpoint);
-        let endpoint = endpoint.as_str();
-        for (name, number) in
-            [("open", state.open), ("idle", state.idle), ("in_flight", state.in_flight), ("waiting", state.waiting)]
-        {
-            let number = i64::try_from(number).unwrap_or(i64::MAX);
-            families.endpoints.with_label_values(&[endpoint, name]).set(number);
+        let mut servers: BTreeMap<String, EndpointState> = BTreeMap::new();
+        for (server, pool) in pools {
+            let state = servers.entry(shown(&server)).or_insert(NONE);
+            state.open += pool.open;
+            state.idle += pool.idle;
+            state.in_flight += pool.in_flight;
+            state.waiting += pool.waiting;
+            state.up &= pool.up;
         }
-        families.up.with_label_values(&[endpoint]).set(i64::from(state.up));
+        // Two who ask at once state one after the other.
+        let mut before = families.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        for gone in before.iter().filter(|server| !servers.contains_key(*server)) {
+            // What is not there is forgotten already.
+            let _gone = families.up.remove_label_values(&[gone.as_str()]);
+            for (name, _) in numbers(&NONE) {
+                let _gone = families.endpoints.remove_label_values(&[gone.as_str(), name]);
+            }
+        }
+        for (server, state) in &servers {
+            for (name, number) in numbers(state) {
+                let number = i64::try_from(number).unwrap_or(i64::MAX);
+                families.endpoints.with_label_values(&[server.as_str(), name]).set(number);
+            }
+            families.up.with_label_values(&[server.as_str()]).set(i64::from(state.up));
+        }
+        *before = servers.into_keys().collect();
     }
+}
+
+/// A server of which there is no pool.
+const NONE: EndpointState = EndpointState { open: 0, idle: 0, in_flight: 0, waiting: 0, up: true };
+
+/// The states that a server's pools are shown by.
+const fn numbers(state: &EndpointState) -> [(&'static str, usize); 4] {
+    [("open", state.open), ("idle", state.idle), ("in_flight", state.in_flight), ("waiting", state.waiting)]
 }
 
 fn shown(endpoint: &str) -> String {
@@ -258,11 +290,33 @@ mod tests {
     fn an_endpoint_shows_its_connections_and_never_its_password() {
         let metrics = Metrics::new(Timestamp::from_secs(0));
         let state = EndpointState { open: 2, idle: 1, in_flight: 1, waiting: 0, up: false };
-        metrics.endpoint("http://me:hunter2@10.0.0.1:9000", &state);
+        metrics.endpoints([("http://me:hunter2@10.0.0.1:9000".to_owned(), state)]);
         let text = metrics.text();
         assert!(text.contains("tollgate_upstream_endpoint{endpoint=\"http://10.0.0.1:9000\",state=\"open\"} 2\n"));
         assert!(text.contains("tollgate_upstream_endpoint{endpoint=\"http://10.0.0.1:9000\",state=\"idle\"} 1\n"));
         assert!(text.contains("tollgate_upstream_endpoint_up{endpoint=\"http://10.0.0.1:9000\"} 0\n"));
         assert!(!text.contains("hunter2"));
+    }
+
+    #[test]
+    fn the_pools_of_one_address_are_added_up_and_a_server_that_is_gone_is_not_shown() {
+        let metrics = Metrics::new(Timestamp::from_secs(0));
+        let pool = |open, up| EndpointState { open, idle: 1, in_flight: 1, waiting: 0, up };
+        let shown = |pools: &[(&str, EndpointState)]| {
+            metrics.endpoints(pools.iter().map(|(server, state)| ((*server).to_owned(), *state)));
+            let text = metrics.text();
+            let mine = text.lines().filter_map(|line| line.strip_prefix("tollgate_upstream_endpoint"));
+            let mine = mine.filter(|line| line.contains("state=\"open\"") || line.starts_with("_up"));
+            mine.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let (one, two) = ("http://10.0.0.1:9000", "http://10.0.0.2:9000");
+        let open = |server: &str, number: u8| format!("{{endpoint=\"{server}\",state=\"open\"}} {number}");
+        let up = |server: &str, number: u8| format!("_up{{endpoint=\"{server}\"}} {number}");
+        let all = shown(&[(one, pool(2, true)), (two, pool(7, true)), (one, pool(3, false))]);
+        assert_eq!(all, [open(one, 5), open(two, 7), up(one, 0), up(two, 1)]);
+        let all = shown(&[(one, pool(2, true))]);
+        assert_eq!(all, [open(one, 2), up(one, 1)]);
+        assert!(shown(&[]).is_empty());
+        assert_eq!(shown(&[(two, pool(1, true))]), [open(two, 1), up(two, 1)], "it came back");
     }
 }
