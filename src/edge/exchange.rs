@@ -64,6 +64,8 @@ pub struct Exchange {
     pub shadow: Vec<Shadow>,
     /// The upstream it went to.
     pub upstream: Option<Arc<str>>,
+    /// The server of it that was asked last, as the configuration writes it.
+    pub server: Option<Arc<str>>,
     /// Bytes of its body that were taken so far.
     pub received: Arc<AtomicU64>,
     /// The credential it was let in by, for asking again while its answer lasts.
@@ -157,6 +159,7 @@ impl Exchange {
             rates: None,
             shadow: Vec::new(),
             upstream: None,
+            server: None,
             received: Arc::default(),
             credential: None,
             tunnel: None,

@@ -79,7 +79,8 @@ pub async fn forward(
     }
     trace::ask(exchange, &mut request);
     let (asked, before) = (upstream.metrics.asked(), exchange.took());
-    let answered = exchange.gateway.pools.send(&upstream.settings, request, Some(&overrides)).await;
+    let (pools, server) = (&exchange.gateway.pools, &mut exchange.server);
+    let answered = pools.send_noting(&upstream.settings, request, Some(&overrides), server).await;
     let outcome = match &answered {
         Ok(answer) => UpstreamOutcome::answered(answer.status().as_u16()),
         Err(error) => outcome(error),
@@ -117,7 +118,8 @@ pub async fn open(exchange: &mut Exchange, permit: &ForwardPermit, head: Parts) 
     let upstream = &live.upstreams[upstream];
     trace::ask(exchange, &mut request);
     let (asked, before) = (upstream.metrics.asked(), exchange.took());
-    let mut opened = exchange.gateway.pools.open_tunnel(&upstream.settings, request, Some(&route.overrides)).await;
+    let (pools, server) = (&exchange.gateway.pools, &mut exchange.server);
+    let mut opened = pools.open_tunnel(&upstream.settings, request, Some(&route.overrides), server).await;
     let (outcome, status) = match &mut opened {
         Ok(Opened::Answer(answer) | Opened::Tunnel(answer, _)) => {
             route.response_headers.apply(answer.headers_mut());

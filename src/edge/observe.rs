@@ -268,6 +268,7 @@ fn log(
         received,
         sent,
         upstream: exchange.upstream.as_deref(),
+        server: exchange.server.as_deref(),
         tunnel,
         cut,
         tls: tls.map(|tls| tls.version),

@@ -76,6 +76,8 @@ pub struct AccessLine<'a> {
     pub sent: u64,
     /// The upstream it was passed on to, by its configured name.
     pub upstream: Option<&'a str>,
+    /// The server of it that answered, or that was asked last: `http://host:port`.
+    pub server: Option<&'a str>,
     /// How the WebSocket ended that it opened.
     pub tunnel: Option<TunnelEnd>,
     /// Why its answer was broken off after the head.
@@ -132,6 +134,7 @@ impl AccessLine<'_> {
         line.value(r#","received_bytes":"#, &self.received);
         line.value(r#","sent_bytes":"#, &self.sent);
         line.text(r#","upstream":"#, self.upstream);
+        line.text(r#","server":"#, self.server);
         line.text(r#","tunnel":"#, self.tunnel.map(TunnelEnd::name));
         line.text(r#","cut":"#, self.cut.map(Cut::name));
         line.text(r#","tls":"#, self.tls.map(TlsVersion::name));
@@ -158,6 +161,7 @@ impl Display for AccessLine<'_> {
             ("site", self.site),
             ("route", self.route),
             ("upstream", self.upstream),
+            ("server", self.server),
             ("problem", self.problem.map(ProblemKind::name)),
             ("tunnel", self.tunnel.map(TunnelEnd::name)),
             ("cut", self.cut.map(Cut::name)),

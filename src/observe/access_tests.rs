@@ -31,6 +31,7 @@ struct Reference<'a> {
     received_bytes: u64,
     sent_bytes: u64,
     upstream: Option<&'a str>,
+    server: Option<&'a str>,
     tunnel: Option<&'a str>,
     cut: Option<&'a str>,
     tls: Option<&'a str>,
@@ -63,6 +64,7 @@ impl<'a> Reference<'a> {
             received_bytes: line.received,
             sent_bytes: line.sent,
             upstream: line.upstream,
+            server: line.server,
             tunnel: line.tunnel.map(TunnelEnd::name),
             cut: line.cut.map(Cut::name),
             tls: line.tls.map(TlsVersion::name),
@@ -89,16 +91,16 @@ fn address() -> impl Strategy<Value = IpAddr> {
 proptest! {
     #[test]
     fn a_line_is_what_serde_json_would_have_written(
-        texts in prop::array::uniform9(text()),
+        texts in prop::array::uniform10(text()),
         [ids, others] in any::<[[u128; 3]; 2]>(),
         client in address(),
         // The years that the calendar has.
         millis in prop_oneof![-62_167_219_200_000_i64..253_402_200_000_000, 1_705_312_800_000_i64..1_705_312_803_000],
         (micros, received, sent, status) in (any::<u32>(), any::<u64>(), any::<u64>(), 100_u16..600),
         // Which of the fields that need not be there are.
-        there in any::<[bool; 16]>(),
+        there in any::<[bool; 17]>(),
     ) {
-        let [request_id, site, method, path, route, auth, upstream, alpn, certificate] = &texts;
+        let [request_id, site, method, path, route, auth, upstream, server, alpn, certificate] = &texts;
         let shadow = [Shadow { rule: route.clone(), window: Some("5/1m shadow".parse().unwrap()), problem: ProblemKind::PlanRequired }];
         let fault = Fault::new(std::io::Error::other(path.clone()));
         let id = |bits: u128| Uuid::from_u128(bits);
@@ -123,6 +125,7 @@ proptest! {
             received,
             sent,
             upstream: there[10].then_some(upstream),
+            server: there[16].then_some(server),
             tunnel: there[11].then_some(TunnelEnd::Idle),
             cut: there[12].then_some(Cut::Revoked),
             tls: there[13].then_some(TlsVersion::V13),

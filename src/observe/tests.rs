@@ -69,6 +69,7 @@ fn line<'a>() -> AccessLine<'a> {
         received: 3,
         sent: 4,
         upstream: Some("app"),
+        server: Some("http://10.0.0.1:9000"),
         tunnel: None,
         cut: None,
         tls: Some(TlsVersion::V13),
@@ -108,7 +109,7 @@ fn an_access_line_has_every_field_always_in_the_same_order() {
          \"client\":\"192.0.2.7\",\"method\":\"GET\",\"path\":\"/api/v1/posts\",\
          \"route\":\"GET,HEAD /api/v1/{*rest}\",\"status\":200,\"problem\":null,\"shadow\":null,\"user\":null,\"org\":null,\
          \"key\":null,\"session\":null,\"auth\":null,\"duration_ms\":1.5,\"received_bytes\":3,\"sent_bytes\":4,\
-         \"upstream\":\"app\",\"tunnel\":null,\"cut\":null,\"tls\":\"1.3\",\"alpn\":\"h2\",\"certificate\":null,\"fault\":null}"
+         \"upstream\":\"app\",\"server\":\"http://10.0.0.1:9000\",\"tunnel\":null,\"cut\":null,\"tls\":\"1.3\",\"alpn\":\"h2\",\"certificate\":null,\"fault\":null}"
     );
     let (first, second) = (json(&written[0]), json(&written[1]));
     let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
@@ -121,6 +122,7 @@ fn an_access_line_has_every_field_always_in_the_same_order() {
                 {\"rule\":\"limit organization\",\"window\":\"5/1m\",\"problem\":\"plan_required\"}]";
     assert_eq!(second["shadow"].to_string(), told);
     let text = &lines(LogFormat::Text, |logs| logs.access(&full))[0];
+    assert!(text.contains(" upstream=\"app\" server=\"http://10.0.0.1:9000\""), "{text}");
     assert!(text.contains(" shadow=\"plan_required by limit organization 5/1m\""), "{text}");
     assert_eq!(second["trace_id"], "abababababababababababababababab");
 }
@@ -164,7 +166,13 @@ fn a_fault_is_told_with_its_causes_and_without_its_credentials() {
 #[test]
 fn a_person_reads_what_happened_first() {
     let written = lines(LogFormat::Text, |logs| {
-        logs.access(&AccessLine { status: 429, problem: Some(ProblemKind::RateLimited), upstream: None, ..line() });
+        logs.access(&AccessLine {
+            status: 429,
+            problem: Some(ProblemKind::RateLimited),
+            upstream: None,
+            server: None,
+            ..line()
+        });
     });
     assert_eq!(
         written,

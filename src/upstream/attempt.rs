@@ -73,17 +73,20 @@ impl Whole {
 
 impl Pools {
     /// Takes the request, which stays in one place until it is sent: it is large, and each future on the way would hold
-    /// room for it. `alone`: on a connection that nobody shares, in HTTP/1.1.
+    /// room for it. `alone`: on a connection that nobody shares, in HTTP/1.1. `server`: as in [`Pools::send_noting`].
     pub(super) async fn answered(
         &self,
         to: &Settings,
         request: &mut Option<Request<Body>>,
         overrides: Option<&Overrides>,
         alone: bool,
+        server: &mut Option<Arc<str>>,
     ) -> Result<Answered, SendError> {
         let own = overrides.copied().unwrap_or_default();
-        let Some(whole) = Whole::of(to, &own) else { return self.attempt(to, request, own, None, alone).await };
-        match tokio::time::timeout_at(whole.due, self.attempt(to, request, own, Some(whole), alone)).await {
+        let Some(whole) = Whole::of(to, &own) else {
+            return self.attempt(to, request, own, None, alone, server).await;
+        };
+        match tokio::time::timeout_at(whole.due, self.attempt(to, request, own, Some(whole), alone, server)).await {
             Ok(answered) => answered.map(|answered| Answered { due: Some(whole.due), ..answered }),
             Err(_) => Err(SendError::Overdue),
         }
@@ -96,6 +99,7 @@ impl Pools {
         own: Overrides,
         whole: Option<Whole>,
         alone: bool,
+        server: &mut Option<Arc<str>>,
     ) -> Result<Answered, SendError> {
         let unsent = slot.as_mut().ok_or(SendError::Unsendable("it was sent before"))?;
         let upload = unsent.body_mut().watch();
@@ -127,6 +131,7 @@ impl Pools {
                     (at, load, Ok(turn))
                 }
             };
+            *server = Some(Arc::clone(&load.0.origin.text));
             if let Some(trail) = &trail {
                 trail.tries(&load.0.origin.address);
             }

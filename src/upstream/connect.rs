@@ -42,6 +42,8 @@ const PING_WITHIN: Duration = Duration::from_secs(5);
 /// Where a server is and what it is spoken to in.
 pub(super) struct Origin {
     pub(super) address: Address,
+    /// The address as text, made once.
+    pub(super) text: Arc<str>,
     pub(super) protocol: Protocol,
     place: Place,
     tls: Option<Secured>,
@@ -82,10 +84,11 @@ impl Origin {
         trust: Option<&Arc<Trust>>,
         usual: Option<&Arc<ClientConfig>>,
     ) -> Result<Self, SendError> {
+        let text: Arc<str> = address.to_string().into();
         let bad = |why: &str| SendError::Connect { server: address.to_string(), source: io::Error::other(why) };
         let uri = match address {
             Address::Unix(_) => {
-                return Ok(Self { address: address.clone(), protocol, place: Place::Unix, tls: None });
+                return Ok(Self { address: address.clone(), text, protocol, place: Place::Unix, tls: None });
             }
             Address::Url(uri) => uri,
         };
@@ -113,7 +116,7 @@ impl Origin {
             _ => return Err(bad("servers are http://, https:// or unix:")),
         };
         let place = Place::Tcp { host, port: uri.port_u16().unwrap_or(port) };
-        Ok(Self { address: address.clone(), protocol, place, tls })
+        Ok(Self { address: address.clone(), text, protocol, place, tls })
     }
 
     /// Whether a connection to it may turn out to carry many requests at once.

@@ -1,6 +1,6 @@
 //! The backends: connections, balancing, timeouts, header hygiene.
 //!
-//! The edge readies a request ([`framing::check`], [`hygiene`]) and hands it to [`Pools::send`], which chooses a server
+//! The edge readies a request ([`framing::check`], [`hygiene`]) and hands it to [`Pools::send_noting`], which chooses a server
 //! (`attempt`, `balance`), takes an idle connection or makes one (`endpoint`, `connect`), waits for the answer's head
 //! (`exchange`) and returns it with a [`body::Body`] that holds the connection until it was read to its end. Servers that
 //! fail their health checks (`check`, `watch`) are not chosen. [`tunnel`] does the same for a WebSocket. Everything is
@@ -111,7 +111,19 @@ impl Pools {
         request: Request<Body>,
         overrides: Option<&Overrides>,
     ) -> Result<Response<Body>, SendError> {
-        let answered = self.answered(to, &mut Some(request), overrides, false).await?;
+        self.send_noting(to, request, overrides, &mut None).await
+    }
+
+    /// The same; `server` says which server has it, as `http://host:port`, from when one is chosen: also where this comes
+    /// to nothing, or is dropped.
+    pub async fn send_noting(
+        &self,
+        to: &Settings,
+        request: Request<Body>,
+        overrides: Option<&Overrides>,
+        server: &mut Option<Arc<str>>,
+    ) -> Result<Response<Body>, SendError> {
+        let answered = self.answered(to, &mut Some(request), overrides, false, server).await?;
         if answered.response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(SendError::Unacceptable("it switches protocols unasked"));
         }

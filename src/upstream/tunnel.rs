@@ -115,13 +115,14 @@ impl std::fmt::Debug for Backend {
 }
 
 impl Pools {
-    /// Asks a server of `to` for a WebSocket. `request` is the client's, as for [`Pools::send`]; its
+    /// Asks a server of `to` for a WebSocket. `request` is the client's, as for [`Pools::send_noting`], and `server` too; its
     /// `Upgrade` and `Connection` are written here.
     pub async fn open_tunnel(
         &self,
         to: &Settings,
         mut request: Request<Body>,
         overrides: Option<&Overrides>,
+        server: &mut Option<Arc<str>>,
     ) -> Result<Opened, SendError> {
         if to.protocol == Protocol::Http2 {
             return Err(SendError::NoTunnel);
@@ -130,7 +131,7 @@ impl Pools {
         dress(request.headers_mut());
         let accept = request.headers().get(SEC_WEBSOCKET_KEY).map(accept);
         let offered = Offered::of(request.headers());
-        let answered = self.answered(to, &mut Some(request), overrides, true).await?;
+        let answered = self.answered(to, &mut Some(request), overrides, true, server).await?;
         if answered.response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return into_answer(answered).map(Opened::Answer);
         }

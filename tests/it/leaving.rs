@@ -64,6 +64,7 @@ async fn unanswered(scene: &Scene) {
     let said = |name: &str| line[name].clone();
     assert_eq!((said("status"), said("cut")), (json!(499), json!("client_left")), "{line}");
     assert_eq!((said("upstream"), said("problem"), said("fault")), (json!("slow"), Value::Null, Value::Null), "{line}");
+    assert!(said("server").as_str().is_some_and(|server| server.starts_with("http://127.0.0.1:")), "{line}");
     assert_eq!(scene.gate.metric(DECIDED).await, Some(1.0));
     assert_eq!(scene.gate.metric(&cut("client_left")).await, Some(1.0));
     assert_eq!(scene.gate.metric(IN_FLIGHT).await, Some(0.0));

@@ -50,6 +50,7 @@ mod reload;
 mod reshape;
 mod samples;
 mod serve;
+mod servers;
 mod shadow;
 mod signals;
 mod sixth_product;

@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -110,7 +111,7 @@ async fn each_phase_before_an_answer_ends_by_its_routes_own_time_and_is_told_apa
         assert_eq!(answer.status, 504, "{key}: {}", answer.text());
         let (line, counted) = scene.told(outcome).await;
         assert_eq!(counted, Some(1.0), "{key}");
-        assert_eq!(line["problem"], "gateway_timeout", "{key}");
+        assert_eq!((&line["problem"], &line["server"]), (&json!("gateway_timeout"), &json!(backend)), "{key}");
         assert!(line["fault"].as_str().is_some_and(|text| text.contains(fault)), "{key}: {line}");
     }
 }

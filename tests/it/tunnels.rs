@@ -82,6 +82,7 @@ async fn what_a_tunnel_carried_is_told_at_its_end() {
     while within(socket.next()).await.is_some() {}
     let line = &world.log.lines(PATH, 1).await[0];
     assert_eq!((&line["status"], &line["tunnel"], &line["upstream"]), (&json!(101), &json!("closed"), &json!("live")));
+    assert_eq!(line["server"], format!("http://{}", world.backend.address));
     // Header and mask of a text of that length, and of a close with no more than a header.
     assert_eq!((&line["received_bytes"], &line["sent_bytes"]), (&json!(100_014 + 6), &json!(100_010 + 2)));
     let more = bytes().await - before;

@@ -303,7 +303,7 @@ async fn an_answer_that_nobody_reads_holds_up_no_other() {
 #[tokio::test]
 async fn a_websocket_is_not_asked_of_a_server_that_speaks_http2_alone() {
     let server = Server2::echo().await;
-    let error = within(Pools::new(None).open_tunnel(&server.settings(), get("/"), None)).await;
+    let error = within(Pools::new(None).open_tunnel(&server.settings(), get("/"), None, &mut None)).await;
     assert!(matches!(error, Err(SendError::NoTunnel)));
     assert_eq!(server.accepted(), 0);
 }

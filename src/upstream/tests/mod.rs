@@ -298,7 +298,7 @@ async fn pass(
     if !websocket {
         return pools.send(to, request, None).await.map_err(|error| error.problem());
     }
-    match pools.open_tunnel(to, request, None).await.map_err(|error| error.problem())? {
+    match pools.open_tunnel(to, request, None, &mut None).await.map_err(|error| error.problem())? {
         tunnel::Opened::Answer(response) => Ok(response),
         tunnel::Opened::Tunnel(response, backend) => {
             tokio::spawn(async move {
