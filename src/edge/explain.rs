@@ -37,9 +37,10 @@ use crate::model::principal::{Method as Proof, Principal};
 use crate::model::refusal::Refusal;
 use crate::native::operator::Reply;
 use crate::observe::metrics::labels::TlsVersion;
+use crate::upstream::SendError;
 use crate::upstream::body::Body;
 use crate::upstream::tunnel;
-use decided::{by_credential, by_form, by_length, by_routes, by_rule, by_windows};
+use decided::{by_credential, by_form, by_length, by_protocol, by_routes, by_rule, by_windows};
 use imagined::{Imagined, of_a_connection};
 use secrets::{STARS, is_secret, secrets, star_out};
 
@@ -186,6 +187,10 @@ async fn walk(exchange: &mut Exchange, mut head: Parts, story: &mut Story) -> Re
             let servers: Vec<String> = upstream.settings.servers.iter().map(ToString::to_string).collect();
             story
                 .tell("upstream", json!({ "name": &*upstream.name, "servers": servers, "path": request.uri().path() }));
+            if upgrades && !upstream.settings.takes_websockets() {
+                story.tell("decided_by", by_protocol(&upstream.name));
+                return Err(SendError::NoTunnel.problem().into());
+            }
             let written: Vec<&HeaderName> =
                 route.request_headers.set.iter().chain(&route.request_headers.add).map(|(name, _)| name).collect();
             story.tell("headers", shown(&live, request.headers(), &written));

@@ -119,6 +119,11 @@ impl Settings {
         }
     }
 
+    /// Whether a WebSocket may go to it: they need HTTP/1.1.
+    pub fn takes_websockets(&self) -> bool {
+        self.protocol != Protocol::Http2
+    }
+
     /// With what is left of these second attempts: an upstream's survive its reloads.
     #[must_use]
     pub fn spending(mut self, budget: Arc<Budget>) -> Self {

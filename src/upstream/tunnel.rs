@@ -37,7 +37,7 @@ use super::frames::{self, Frames};
 use super::hygiene::{self, tokens, upgrades_to};
 use super::lease::Load;
 use super::progress::Mark;
-use super::{Overrides, Pools, Protocol, Settings, into_answer};
+use super::{Overrides, Pools, Settings, into_answer};
 use crate::model::problem::Problem;
 use crate::observe::metrics::labels::TunnelEnd;
 
@@ -124,7 +124,7 @@ impl Pools {
         overrides: Option<&Overrides>,
         server: &mut Option<Arc<str>>,
     ) -> Result<Opened, SendError> {
-        if to.protocol == Protocol::Http2 {
+        if !to.takes_websockets() {
             return Err(SendError::NoTunnel);
         }
         *request.body_mut() = Body::Empty;

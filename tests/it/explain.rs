@@ -400,7 +400,9 @@ async fn every_refusal_names_what_decided() {
 
 #[tokio::test]
 async fn a_websocket_is_told_as_one_with_what_the_backend_sees_of_it() {
-    let site = "[[site.route]]\nmatch = \"GET /live\"\npublic = true\nupstream = \"app\"\n";
+    let site = "[[site.route]]\nmatch = \"GET /live\"\npublic = true\nupstream = \"app\"\n\
+                [[site.route]]\nmatch = \"GET /modern\"\npublic = true\nupstream = \"modern\"\n\
+                [site.upstream.modern]\nservers = [\"http://127.0.0.1:9\"]\nprotocol = \"http2\"\n";
     let gate = Setup::default().site(site).start().await.expect("SQLite");
     let key = ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
     let all = [
@@ -427,6 +429,18 @@ async fn a_websocket_is_told_as_one_with_what_the_backend_sees_of_it() {
     assert_eq!((&plain["websocket"], sees(&plain, "upgrade")), (&Value::Null, None), "{plain:#}");
     let broken = told(&all[..4], "1.1").await;
     assert_eq!(broken["decided_by"]["why"], "Sec-WebSocket-Key is 16 bytes in base64", "{broken:#}");
+    // What is spoken in HTTP/2 takes none, whoever answers there; it takes everything else.
+    let modern = async |headers: &[(&str, &str)]| {
+        asked(&gate, &json!({ "method": "GET", "target": "/modern", "headers": headers })).await
+    };
+    let refused = modern(&all).await;
+    let real = super::sockets::open(&gate.client, "/modern", &[]).await.expect_err("it cannot be");
+    assert_eq!((&refused["passes"], &refused["answer"]["status"]), (&json!(false), &json!(real.status().as_u16())));
+    let body: Value = serde_json::from_str(real.body()).expect("JSON");
+    assert_eq!(refused["answer"]["body"], body);
+    assert_eq!((real.status().as_u16(), &refused["problem"]), (502, &json!("bad_gateway")));
+    assert_eq!(refused["decided_by"]["rule"], "[site.upstream.modern] protocol", "{refused:#}");
+    assert_eq!(modern(&all[..1]).await["passes"], true);
     // Over HTTP/1.0 and HTTP/2 nobody switches.
     let old = told(&all, "1.0").await;
     assert_eq!((&old["passes"], &old["websocket"]), (&json!(true), &Value::Null), "{old:#}");

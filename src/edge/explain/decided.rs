@@ -73,6 +73,11 @@ pub(super) fn by_length(length: u64, most: u64) -> Value {
     because("max_body", format!("a body of {length} bytes is announced, {most} are taken"))
 }
 
+/// What is spoken to the upstream, where it takes no WebSocket.
+pub(super) fn by_protocol(upstream: &str) -> Value {
+    because(&format!("[site.upstream.{upstream}] protocol"), "WebSockets need HTTP/1.1, and this upstream is \"http2\"")
+}
+
 /// The rule that said no, and what it misses.
 pub(super) fn by_rule(live: &LiveSite, denied: Denied, caller: Option<&Principal>, rules: &[(Rule, Value)]) -> Value {
     let Denied::Lacks(at, lack) = denied else {
