@@ -40,23 +40,23 @@ pub struct Door {
 const EXHAUSTED: Duration = Duration::from_millis(50);
 
 /// Accepts until the gateway drains, and then those who wait in the kernel's queue: their handshake is done, and
-/// closing the listener would reset them.
+/// closing the listener would reset them. At the bound each of these waits with one client that it has accepted, and the
+/// others in that queue: a place that was taken before anybody came would be lost to the other listeners.
 ///
 /// Runs on each worker, of the same socket: at a handover it is one queue that stays.
 pub async fn accept(gateway: Arc<Gateway>, listener: TcpListener, door: Door, here: Here) {
+    let mut waits = None;
     loop {
-        // The place is taken before the socket: at the bound, new clients wait in the kernel's queue.
-        let place = tokio::select! {
-            () = door.drain.begun() => break,
-            place = Arc::clone(&door.places).acquire_owned() => place,
-        };
-        let Ok(place) = place else { break };
         let accepted = tokio::select! {
             () = door.drain.begun() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((socket, peer)) => {
+                let Some(place) = place(&gateway, &door).await else {
+                    waits = Some((socket, peer));
+                    break;
+                };
                 enter(&gateway, &door, &here, socket, peer, place);
                 // One a turn: whoever is here already is looked at before the next comes in. Of five hundred who come at
                 // once, the rest wait in the kernel's queue, and not before everybody else in this thread's.
@@ -69,9 +69,21 @@ pub async fn accept(gateway: Arc<Gateway>, listener: TcpListener, door: Door, he
         }
     }
     while let Ok(place) = Arc::clone(&door.places).try_acquire_owned()
-        && let Some(Ok((socket, peer))) = listener.accept().now_or_never()
+        && let Some((socket, peer)) = waits.take().or_else(|| listener.accept().now_or_never()?.ok())
     {
         enter(&gateway, &door, &here, socket, peer, place);
+    }
+}
+
+/// A place for one more: at once, or when somebody leaves. `None`: the gateway drains.
+async fn place(gateway: &Gateway, door: &Door) -> Option<OwnedSemaphorePermit> {
+    if let Ok(place) = Arc::clone(&door.places).try_acquire_owned() {
+        return Some(place);
+    }
+    gateway.metrics.connections.waited(door.listener());
+    tokio::select! {
+        () = door.drain.begun() => None,
+        place = Arc::clone(&door.places).acquire_owned() => place.ok(),
     }
 }
 

@@ -39,6 +39,7 @@ mod pace;
 mod pages;
 mod paths;
 mod phases;
+mod places;
 mod process;
 mod products;
 mod proxies;

@@ -16,9 +16,9 @@ use super::harness::{Gate, Setup};
 use super::wire::now;
 
 /// Longest wait for anything that must happen.
-const PROMPT: Duration = Duration::from_secs(5);
+pub const PROMPT: Duration = Duration::from_secs(5);
 
-const ASK: &str = "GET /api/v1/posts HTTP/1.1\r\nhost: localhost\r\n\r\n";
+pub const ASK: &str = "GET /api/v1/posts HTTP/1.1\r\nhost: localhost\r\n\r\n";
 
 async fn gate(connections: &str) -> Gate {
     Setup::default().top(&format!("[connections]\n{connections}")).start().await.expect("SQLite")
@@ -51,7 +51,7 @@ async fn endless(head: &'static str, bytes: Vec<u8>, pause: Duration) -> (String
 }
 
 /// Reads one answer with a Content-Length; its status.
-async fn answer(stream: &mut Stream) -> String {
+pub async fn answer(stream: &mut Stream) -> String {
     let mut said = String::new();
     let mut byte = [0];
     while !said.ends_with("\r\n\r\n") {

@@ -18,6 +18,7 @@ pub struct Connections {
     total: Vec<IntCounter>,
     turned_away: Vec<Vec<IntCounter>>,
     slow: Vec<IntCounter>,
+    waited: Vec<IntCounter>,
     /// Connections ended because their clients took back too many of the streams that they had opened.
     pub taken_back: IntCounter,
     /// Times the listeners stayed here because the process that was to take them over failed.
@@ -38,8 +39,14 @@ impl Connections {
             "Client connections ended because nothing came, or went, for too long; TLS handshakes aside.",
             &["phase"],
         );
+        let waited = make.counters(
+            "connections_waited_total",
+            "Client connections that had to wait until another ended: there were as many as there may be.",
+            &["listener"],
+        );
         let each = |listener: &Listener| [listener.name()];
         Self {
+            waited: Listener::ALL.iter().map(|at| waited.with_label_values(&each(at))).collect(),
             open: Listener::ALL.iter().map(|at| open.with_label_values(&each(at))).collect(),
             total: Listener::ALL.iter().map(|at| total.with_label_values(&each(at))).collect(),
             turned_away: grid(Listener::ALL, TurnedAway::ALL, |listener, reason| {
@@ -61,6 +68,11 @@ impl Connections {
     pub fn opened(&self, listener: Listener) -> Held {
         self.total[listener as usize].inc();
         Held::new(&self.open[listener as usize])
+    }
+
+    /// Counts a connection that has to wait until another ends.
+    pub fn waited(&self, listener: Listener) {
+        self.waited[listener as usize].inc();
     }
 
     /// Counts a connection that was ended for being slow.
