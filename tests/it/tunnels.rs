@@ -190,6 +190,34 @@ async fn silence_ends_a_websocket_and_a_ping_is_no_silence() {
 }
 
 #[tokio::test]
+async fn a_routes_own_time_for_silence_stands_in_place_of_its_upstreams() {
+    let (short, long) = ("tunnel_idle_timeout = \"1s\"", "tunnel_idle_timeout = \"1h\"");
+    let world = World::with(Setup::default(), short, long).await;
+    let (mut busy, mut idle) = (world.open().await, world.open().await);
+    let began = now();
+    let ends = async { (closed(&mut idle).await, began.elapsed()) };
+    let talks = async {
+        for nth in 0..10 {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            busy.send(Message::text(format!("{nth}"))).await.expect("sent");
+            assert_eq!(text(&mut busy).await, format!("{nth}"));
+        }
+    };
+    let ((status, after), ()) = tokio::join!(ends, talks);
+    assert_eq!(status, 1001);
+    assert!((Duration::from_secs(1)..Duration::from_millis(2500)).contains(&after), "{after:?}");
+    assert_eq!(world.gate.metric("tollgate_tunnels{site=\"vantage\"}").await, Some(1.0), "the busy one stays");
+    assert_eq!(closed(&mut busy).await, 1001, "until it is silent too");
+    let lines = world.log.lines(PATH, 2).await;
+    assert!(lines.iter().all(|line| line["tunnel"] == "idle"), "{lines:?}");
+    let world = World::with(Setup::default(), long, short).await;
+    let mut socket = world.open().await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    socket.send(Message::text("still here")).await.expect("sent");
+    assert_eq!((world.backend.text().await, text(&mut socket).await), ("still here".into(), "still here".into()));
+}
+
+#[tokio::test]
 async fn when_the_store_is_away_for_too_long_a_websocket_is_told_to_come_again() {
     let Some(url) = postgres().await else { return };
     let (relay, url) = Relay::to_postgres(&url).await;
