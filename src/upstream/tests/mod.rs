@@ -10,6 +10,7 @@ mod pool;
 mod tls;
 mod tunnels;
 mod uploads;
+mod weather;
 mod wire;
 
 use std::convert::Infallible;
