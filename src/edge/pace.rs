@@ -40,7 +40,8 @@ pub struct Pace {
     since: Instant,
     /// When the last request was over, in milliseconds from `since`.
     rested: AtomicU64,
-    /// Those who read on what is left of bodies whose answers are out.
+    /// The bodies of requests that are not over, whether a backend reads them or, once their answers are out, nobody but
+    /// us: what comes next belongs to them and is no head.
     lingering: TaskTracker,
     /// HTTP/2: streams that were taken back as soon as they were opened, less those that were answered.
     taken_back: AtomicUsize,
@@ -81,7 +82,7 @@ impl Pace {
         })
     }
 
-    /// Those who read on what is left of bodies whose answers are out.
+    /// Where the bodies of its requests are counted until they are over.
     pub fn lingering(&self) -> &TaskTracker {
         &self.lingering
     }
@@ -193,7 +194,7 @@ impl Pace {
     pub async fn unused(&self, patience: Duration) {
         loop {
             tokio::time::sleep(patience).await;
-            if self.open.load(Ordering::Relaxed) == 0 {
+            if self.open.load(Ordering::Relaxed) == 0 && self.lingering.is_empty() {
                 return;
             }
         }

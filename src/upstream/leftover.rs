@@ -22,6 +22,7 @@ use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// The most that is read for nothing, in bytes: what an upload within the default `max_body` mostly is.
 const MOST: u64 = 64 * 1024 * 1024;
@@ -38,6 +39,9 @@ pub struct Arriving {
     leftover: Option<Arc<Leftover>>,
     /// The client waits for leave to send it (RFC 9110 section 10.1.1), and has none.
     waits: bool,
+    /// Says that it is not over, to whoever must not take its bytes for the next request. A backend may have answered
+    /// long before.
+    coming: Option<TaskTrackerToken>,
 }
 
 /// What is left of a body, between whoever reads it and whoever answers its request.
@@ -61,13 +65,15 @@ enum State {
 }
 
 impl Arriving {
-    /// The request with its body; where it has one, what will be left of it is read by tasks among `readers`.
+    /// The request with its body; where it has one, it counts among `readers` until it is over, and what will be left of
+    /// it is read by a task among them.
     pub fn of(request: Request<Incoming>, readers: &TaskTracker) -> (Request<Self>, Option<Arc<Leftover>>) {
         let (head, incoming) = request.into_parts();
         let leftover = (!incoming.is_end_stream())
             .then(|| Arc::new(Leftover { state: Mutex::new(State::Read), readers: readers.clone() }));
         let waits = leftover.is_some() && expects(&head.headers);
-        let body = Self { incoming: Some(incoming), leftover: leftover.clone(), waits };
+        let coming = leftover.is_some().then(|| readers.token());
+        let body = Self { incoming: Some(incoming), leftover: leftover.clone(), waits, coming };
         (Request::from_parts(head, body), leftover)
     }
 
@@ -83,7 +89,7 @@ fn expects(headers: &HeaderMap) -> bool {
 impl From<Incoming> for Arriving {
     /// A body whose rest is dropped.
     fn from(incoming: Incoming) -> Self {
-        Self { incoming: Some(incoming), leftover: None, waits: false }
+        Self { incoming: Some(incoming), leftover: None, waits: false, coming: None }
     }
 }
 
@@ -94,7 +100,12 @@ impl Body for Arriving {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         self.waits = false;
         let incoming = self.incoming.as_mut().expect("it is taken only when this is dropped");
-        Pin::new(incoming).poll_frame(cx)
+        let polled = Pin::new(incoming).poll_frame(cx);
+        let over = matches!(polled, Poll::Ready(None | Some(Err(_)))) || self.incoming().is_end_stream();
+        if over {
+            self.coming = None;
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Clients that are slow, silent or many: what they may hold, and for how long.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,7 +8,7 @@ use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
@@ -115,6 +116,15 @@ async fn a_head_that_has_begun_comes_whole_or_not_at_all() {
         };
         tokio::time::timeout(PROMPT, drip).await.expect("it is cut off");
         assert!(started.elapsed() > Duration::from_millis(450), "not before its time");
+    }
+    // In one piece with the request before it, or after that one's answer.
+    for with in [true, false] {
+        let mut half = gate.client.stream(&[b"http/1.1"]).await;
+        let (first, second) = if with { (&*[ASK, "GET /api"].concat(), "") } else { (ASK, "GET /api") };
+        half.write_all(first.as_bytes()).await.expect("sent");
+        assert_eq!(answer(&mut half).await, "401");
+        half.write_all(second.as_bytes()).await.expect("sent");
+        assert!(ended(&mut half).await.0 < Duration::from_secs(3), "half a head holds no connection");
     }
     let mut silent = gate.client.stream(&[b"http/1.1"]).await;
     assert!(ended(&mut silent).await.0 < Duration::from_secs(2), "who never says a word is let go");
@@ -268,6 +278,64 @@ async fn a_trusted_proxy_has_as_many_connections_as_there_are() {
         stream.write_all(ASK.as_bytes()).await.expect("sent");
         assert_eq!(answer(&mut stream).await, "401");
         held.push(stream);
+    }
+}
+
+/// A backend that answers as soon as it has a head, and reads on all the same: what it reads after the heads.
+async fn hasty() -> (String, Arc<Mutex<Vec<u8>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("its address"));
+    let read = Arc::new(Mutex::new(Vec::new()));
+    let bodies = Arc::clone(&read);
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let bodies = Arc::clone(&bodies);
+            tokio::spawn(async move {
+                let mut socket = BufReader::new(socket);
+                let mut line = String::new();
+                while !matches!(line.as_str(), "\r\n") {
+                    line.clear();
+                    if socket.read_line(&mut line).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                }
+                socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.expect("the answer");
+                let mut bytes = [0; 1024];
+                while let Ok(count @ 1..) = socket.read(&mut bytes).await {
+                    bodies.lock().expect("nobody panicked").extend_from_slice(&bytes[..count]);
+                }
+            });
+        }
+    });
+    (url, read)
+}
+
+#[tokio::test]
+async fn what_a_body_lacks_when_its_answer_is_out_is_never_the_next_request() {
+    let (backend, read) = hasty().await;
+    let routes = format!(
+        "[[site.route]]\nmatch = \"POST /open/{{*rest}}\"\npublic = true\nupstream = \"hasty\"\n\
+         [site.upstream.hasty]\nservers = [\"{backend}\"]\n"
+    );
+    let gate = Setup::default().routes(&routes).start().await.expect("SQLite");
+    let length = format!("content-length: {}\r\n\r\nabc", 3 + ASK.len());
+    let chunk = format!("transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n{:x}\r\n", ASK.len());
+    for (begin, end) in [(&length, ""), (&chunk, "\r\n0\r\n\r\n")] {
+        let mut stream = gate.client.stream(&[b"http/1.1"]).await;
+        let head = format!("POST /open/x HTTP/1.1\r\nhost: localhost\r\n{begin}");
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        assert_eq!(answer(&mut stream).await, "200");
+        // Longer than a connection waits before it gives back its buffers, twice over.
+        tokio::time::sleep(Duration::from_millis(1300)).await;
+        stream.write_all(ASK.as_bytes()).await.expect("sent");
+        let early = tokio::time::timeout(Duration::from_secs(1), stream.read(&mut [0; 64])).await;
+        assert!(early.is_err(), "the rest of a body is no request: {early:?}");
+        stream.write_all(end.as_bytes()).await.expect("sent");
+        stream.write_all(ASK.as_bytes()).await.expect("sent");
+        assert_eq!(answer(&mut stream).await, "404", "and after it the next request is one");
+        let whole = std::mem::take(&mut *read.lock().expect("nobody panicked"));
+        let whole = String::from_utf8(whole).expect("text");
+        assert!(whole.contains("abc") && whole.contains(ASK), "the backend was told all of it: {whole:?}");
     }
 }
 

@@ -53,10 +53,11 @@ impl<S> Tended<S> {
         }
     }
 
-    /// Gives back what was read of a request that is not whole.
+    /// Gives back what was read of a request that is not whole: a head that has begun, whose time runs from now at the
+    /// latest.
     pub fn unread(&mut self, bytes: Bytes) {
-        if !bytes.is_empty() {
-            self.pace.partial.store(true, Ordering::Relaxed);
+        if !bytes.is_empty() && self.is_its_turn() {
+            self.begins_head();
         }
         self.unread = if self.unread.is_empty() { bytes } else { [bytes, self.unread.split_off(0)].concat().into() };
     }
@@ -74,6 +75,15 @@ impl<S> Tended<S> {
             self.head_begun = false;
         }
         true
+    }
+
+    /// A byte of the next head is here.
+    fn begins_head(&mut self) {
+        self.pace.partial.store(true, Ordering::Relaxed);
+        if !self.head_begun {
+            self.head_begun = true;
+            self.head.moved();
+        }
     }
 
     fn note_owed<T>(&mut self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -129,11 +139,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tended<S> {
             let count = buffer.filled().len() - before;
             self.pace.read.fetch_add(count, Ordering::Relaxed);
             if count > 0 && self.is_its_turn() {
-                self.pace.partial.store(true, Ordering::Relaxed);
-                if !self.head_begun {
-                    self.head_begun = true;
-                    self.head.moved();
-                }
+                self.begins_head();
             }
             return Poll::Ready(Ok(()));
         }
