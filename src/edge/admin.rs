@@ -32,6 +32,8 @@ use crate::upstream::{Stands, Verdict};
 
 /// The longest body of an act, in bytes.
 const BODY: usize = 64 * 1024;
+/// Told to whoever asks for anything else.
+const THERE_IS: &str = "there is /metrics, /healthz, /readyz, /v1/sites, /v1/upstreams, /v1/explain and /v1/log\n";
 /// How long a request's head or body may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a connection may go on when the listener ends: here, or because another process has it now.
@@ -113,9 +115,7 @@ async fn answer(gateway: &Arc<Gateway>, peer: IpAddr, request: Request<Incoming>
             answer.headers_mut().insert(CONTENT_TYPE, exposition);
             answer
         }
-        _ => {
-            text(StatusCode::NOT_FOUND, "there is /metrics, /healthz, /readyz, /v1/sites, /v1/upstreams and /v1/log\n")
-        }
+        _ => text(StatusCode::NOT_FOUND, THERE_IS),
     }
 }
 

@@ -2,8 +2,12 @@
 //!
 //! hyper reads them in a loop for as long as there are any, so that a backend which sends nothing else holds the thread
 //! that serves others too; a timer of ours cannot ring meanwhile. It tells of each only at the price of four allocations a
-//! request. So bytes are counted here, under hyper, from a request's first byte to its answer's head: HTTP/1.1 only, since
-//! over HTTP/2 the frames of all streams are mixed, h2 lets others run in between, and the answer's time is a bound.
+//! request. So bytes are counted here, under hyper, from a request's first byte to its answer's head.
+//!
+//! HTTP/1.1 only. Over HTTP/2 bytes under hyper are those of all streams, h2 counts no interim answers, and hyper throws away
+//! those that it is given without a word (its `on_informational` is for HTTP/1.1): to count them by stream would take a
+//! parser of frames of our own. h2 lets others run in between and keeps none once it was looked at; the answer's time bounds
+//! them, and ends the connection's stream.
 
 use std::io;
 use std::pin::Pin;

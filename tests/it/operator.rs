@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::harness::Gate;
+use super::harness::{ADMIN_TOKEN, Gate};
 
 #[tokio::test]
 async fn the_admin_api_wants_its_token_and_tells_what_there_is() {
@@ -78,5 +78,18 @@ async fn health_readiness_and_metrics_are_on_the_admin_listener_alone() {
         assert_eq!(gate.client.get(path).send().await.status, 404, "{path} is not on the data port");
         let by_probe = gate.client.get("/api/v1/posts").header("user-agent", "kube-probe/1.30").send().await;
         assert_eq!(by_probe.status, 401);
+    }
+}
+
+#[tokio::test]
+async fn whoever_asks_the_admin_listener_for_something_else_is_told_what_there_is() {
+    let gate = Gate::start().await;
+    let lost = gate.admin.get("/").send().await;
+    assert_eq!(lost.status, 404);
+    let there: Vec<String> =
+        lost.text().split([' ', ',', '\n']).filter(|word| word.starts_with('/')).map(str::to_owned).collect();
+    assert!(there.iter().any(|path| path == "/v1/explain") && there.len() > 6, "{there:?}");
+    for path in there {
+        assert_ne!(gate.admin.get(&path).bearer(ADMIN_TOKEN).send().await.status, 404, "{path}");
     }
 }
