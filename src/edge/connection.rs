@@ -73,6 +73,11 @@ impl Connection {
         self.stalled.load(Ordering::Relaxed)
     }
 
+    /// Whether it speaks HTTP/2.
+    pub fn is_http2(&self) -> bool {
+        self.tls.is_some_and(|tls| tls.http2)
+    }
+
     /// The other end's address.
     pub const fn client(&self) -> IpAddr {
         self.client
@@ -177,7 +182,7 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let bounds = gateway.bounds.clone();
-    let http2 = connection.tls.is_some_and(|tls| tls.http2);
+    let http2 = connection.is_http2();
     let taken_back = TAKEN_BACK.max(usize::try_from(bounds.max_streams).unwrap_or(TAKEN_BACK));
     let pace = Pace::begin(http2, taken_back);
     let stream = Tended::new(stream, Arc::clone(&pace), bounds.header_timeout, bounds.idle_timeout);

@@ -106,7 +106,8 @@ pub async fn handle(
     // From here on it is counted and logged, also where its client leaves before there is an answer.
     let mut record = Record::begin(Exchange::begin(gateway, connection, request.method().clone()));
     let exchange = &mut record.exchange;
-    exchange.grpc = grpc::is_call(request.headers());
+    // Over HTTP/1.1 there is none: its clients are told nothing by trailers, and take what has an end for whole.
+    exchange.grpc = connection.is_http2() && grpc::is_call(request.headers());
     let outcome = run(exchange, request).await;
     let (answer, told) = match outcome {
         Ok(answer) => (answer, None),

@@ -82,7 +82,7 @@ async fn story(gateway: &Arc<Gateway>, head: Parts, imagined: &Imagined) -> Stor
     let connection = Arc::new(Connection::new(peer, tls, vouched, Place::default()));
     let mut exchange = Exchange::begin(gateway, &connection, head.method.clone());
     exchange.imagined = true;
-    exchange.grpc = grpc::is_call(&head.headers);
+    exchange.grpc = connection.is_http2() && grpc::is_call(&head.headers);
     let mut story = Story::default();
     // In this order they are read.
     for what in ["passes", "decision", "problem", "decided_by", "shadow"] {

@@ -79,17 +79,52 @@ pub async fn forward(
     }
     trace::ask(exchange, &mut request);
     let (asked, before) = (upstream.metrics.asked(), exchange.took());
+    let lasts = exchange.grpc && (exchange.principal.is_some() || exchange.connection.vouched.is_some());
+    let standing = lasts.then(|| Standing::of(exchange));
     let (pools, server) = (&exchange.gateway.pools, &mut exchange.server);
-    let answered = pools.send_noting(&upstream.settings, request, Some(&overrides), server).await;
+    let sending = pools.send_noting(&upstream.settings, request, Some(&overrides), server);
+    let answered = match standing {
+        Some(standing) => Box::pin(while_it_stands(standing, sending)).await,
+        None => sending.await.map_err(Unanswered::Failed),
+    };
     let outcome = match &answered {
         Ok(answer) => UpstreamOutcome::answered(answer.status().as_u16()),
-        Err(error) => outcome(error),
+        Err(Unanswered::Failed(error)) => outcome(error),
+        Err(Unanswered::Revoked(_)) => UpstreamOutcome::Cancelled,
     };
     asked.finished(outcome, exchange.took().saturating_sub(before));
     trace::answered(exchange, outcome, answered.as_ref().ok().map(Response::status));
     let mut answer = answered?;
     route.response_headers.apply(answer.headers_mut());
     Ok(answer)
+}
+
+/// Why there is no answer of the backend's.
+enum Unanswered {
+    Failed(SendError),
+    /// What let the request in does no more.
+    Revoked(Refusal),
+}
+
+impl From<Unanswered> for Refusal {
+    fn from(unanswered: Unanswered) -> Self {
+        match unanswered {
+            Unanswered::Failed(error) => error.into(),
+            Unanswered::Revoked(refusal) => refusal,
+        }
+    }
+}
+
+/// A call of gRPC is a stream before it is answered too: a server that is fed may have nothing to say until its client is
+/// done, and such a call must end with what let it in like one whose answer has begun.
+async fn while_it_stands(
+    standing: Standing,
+    sending: impl Future<Output = Result<Response<Body>, SendError>>,
+) -> Result<Response<Body>, Unanswered> {
+    tokio::select! {
+        answered = sending => answered.map_err(Unanswered::Failed),
+        refusal = standing.lost() => Err(Unanswered::Revoked(refusal)),
+    }
 }
 
 /// Which of the route's upstreams: whoever the route says stays on one side of the split.

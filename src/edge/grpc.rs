@@ -44,20 +44,23 @@ pub fn deadline(headers: &HeaderMap) -> Option<Duration> {
 pub fn refusal(kind: ProblemKind, message: &str) -> Response<Body> {
     let mut answer = Response::new(Body::Empty);
     *answer.status_mut() = StatusCode::OK;
-    let headers = answer.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert(&STATUS, HeaderValue::from(status(kind)));
-    if let Ok(message) = HeaderValue::try_from(escaped(message)) {
-        headers.insert(&MESSAGE, message);
-    }
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    tell(answer.headers_mut(), kind, message);
     answer
 }
 
-/// The trailers of a call that the gateway cannot see to its end.
-pub fn unavailable() -> HeaderMap {
+/// The trailers of a call that has begun and may not go on.
+pub fn end(kind: ProblemKind) -> HeaderMap {
     let mut trailers = HeaderMap::new();
-    trailers.insert(&STATUS, HeaderValue::from(status(ProblemKind::Unavailable)));
+    tell(&mut trailers, kind, kind.default_message());
     trailers
+}
+
+fn tell(fields: &mut HeaderMap, kind: ProblemKind, message: &str) {
+    fields.insert(&STATUS, HeaderValue::from(status(kind)));
+    if let Ok(message) = HeaderValue::try_from(escaped(message)) {
+        fields.insert(&MESSAGE, message);
+    }
 }
 
 /// The status code of gRPC for a problem.

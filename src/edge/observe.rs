@@ -43,8 +43,11 @@ pub struct Observed {
     /// Closed when this is dropped; `None` where a WebSocket has taken it on.
     record: Option<Box<Record>>,
     /// Resolves when the client can no longer have the rest; made when a forwarded answer turns out to last.
-    lost: Option<Pin<Box<dyn Future<Output = BodyError> + Send>>>,
+    lost: Option<Pin<Box<dyn Future<Output = Lost> + Send>>>,
 }
+
+/// Why the rest of an answer is not for its client any more, and what a call of gRPC is told of it.
+struct Lost(BodyError, ProblemKind);
 
 /// A request until it is over: counted and logged when this is dropped.
 pub struct Record {
@@ -62,6 +65,8 @@ pub struct Record {
     end: Option<TunnelEnd>,
     /// Why its answer was broken off.
     cut: Option<Cut>,
+    /// Whether its answer is that of a call of gRPC, whose trailers say how it ended.
+    call: bool,
 }
 
 /// Wraps the answer so that its end is seen. One that opens a WebSocket is not the end: the record goes with it.
@@ -74,6 +79,7 @@ pub fn observe(mut record: Box<Record>, answer: Response<Body>, told: Option<Tol
         || status == StatusCode::NO_CONTENT
         || status == StatusCode::NOT_MODIFIED;
     record.whole = unseen || http_body::Body::is_end_stream(answer.body());
+    record.call = record.exchange.grpc && grpc::is_call(answer.headers());
     let Some(tunnel) = tunnel else {
         return answer.map(|body| Observed { body, record: Some(record), lost: None });
     };
@@ -113,7 +119,7 @@ impl http_body::Body for Observed {
         // One that keeps its client waiting, and one that never does but is long.
         let lasts = polled.is_pending() || record.sent >= LONG;
         if lasts && lost.is_none() && record.exchange.upstream.is_some() {
-            let mut future: Pin<Box<dyn Future<Output = BodyError> + Send>> = Box::pin(record.lost());
+            let mut future: Pin<Box<dyn Future<Output = Lost> + Send>> = Box::pin(record.lost());
             // Polled once now, so that its timer wakes this task.
             if let Poll::Ready(why) = future.as_mut().poll(context) {
                 return record.cut_off(why);
@@ -136,7 +142,7 @@ impl Record {
     /// Of a request that has come.
     pub fn begin(exchange: Exchange) -> Box<Self> {
         let (status, told, opening, end, cut) = (None, None, None, None, None);
-        Box::new(Self { exchange, told, status, whole: false, sent: 0, opening, end, cut })
+        Box::new(Self { exchange, told, status, whole: false, sent: 0, opening, end, cut, call: false })
     }
 
     /// Why its client has not got all of its answer, where nothing else says so.
@@ -153,7 +159,7 @@ impl Record {
 
     /// Resolves when the client may no longer have the rest of its answer, and when the gateway has stopped waiting for
     /// it to end.
-    fn lost(&self) -> impl Future<Output = BodyError> + Send + use<> {
+    fn lost(&self) -> impl Future<Output = Lost> + Send + use<> {
         let stop = self.exchange.gateway.hang_up.clone();
         let exchange = &self.exchange;
         let hangs_on_something = exchange.principal.is_some() || exchange.connection.vouched.is_some();
@@ -166,22 +172,19 @@ impl Record {
                 }
             };
             tokio::select! {
-                _ = revoked => BodyError::Revoked,
-                () = stop.cancelled() => BodyError::Drained,
+                refusal = revoked => Lost(BodyError::Revoked, refusal.problem.kind()),
+                () = stop.cancelled() => Lost(BodyError::Drained, ProblemKind::Unavailable),
             }
         }
     }
 
     /// Breaks the answer off, in its protocol's manner: no last chunk, a stream that is reset, and a call of gRPC is told
-    /// that it may be tried elsewhere.
-    fn cut_off(&mut self, why: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    /// what the same call would be told now, or that it may be tried elsewhere.
+    fn cut_off(&mut self, Lost(why, kind): Lost) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.cut.replace(why.cut()).is_some() {
             return Poll::Ready(None);
         }
-        match why {
-            BodyError::Drained if self.exchange.grpc => Poll::Ready(Some(Ok(Frame::trailers(grpc::unavailable())))),
-            why => Poll::Ready(Some(Err(why))),
-        }
+        Poll::Ready(Some(if self.call { Ok(Frame::trailers(grpc::end(kind))) } else { Err(why) }))
     }
 
     /// What went through its WebSocket.

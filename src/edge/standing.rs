@@ -20,7 +20,6 @@ use super::{authenticate, authorize, certificate, route};
 use crate::gateway::Gateway;
 use crate::model::problem::Problem;
 use crate::model::refusal::Refusal;
-use crate::observe::metrics::labels::TunnelEnd;
 
 /// How often it is asked: half of what a revocation may take to count.
 const ASK_EVERY: Duration = Duration::from_millis(500);
@@ -70,16 +69,13 @@ impl Standing {
         Ok(())
     }
 
-    /// Waits until it no longer holds, or cannot be told to; counts that, and says which it is.
-    pub async fn lost(self) -> TunnelEnd {
+    /// Waits until it no longer holds, or cannot be told to; counts that, and says what the same request would be told now.
+    pub async fn lost(self) -> Refusal {
         loop {
             tokio::time::sleep(ASK_EVERY).await;
             let Err(refusal) = self.holds().await else { continue };
             self.gateway.metrics.revocations.streams_cut.inc();
-            return match refusal.problem {
-                Problem::Unavailable => TunnelEnd::Undecided,
-                _ => TunnelEnd::Revoked,
-            };
+            return refusal;
         }
     }
 }

@@ -9,6 +9,7 @@ use super::agent::Agent;
 use super::observe::Record;
 use super::standing::Standing;
 use crate::gateway::Gateway;
+use crate::model::problem::Problem;
 use crate::observe::metrics::labels::TunnelEnd;
 use crate::upstream::tunnel::{self, Backend};
 
@@ -53,7 +54,10 @@ pub fn spawn(tunnel: Tunnel, mut record: Box<Record>) {
 /// Waits for a reason to end a tunnel that both sides would go on with.
 pub async fn stopped(gateway: &Gateway, standing: Standing) -> TunnelEnd {
     tokio::select! {
-        end = standing.lost() => end,
+        refusal = standing.lost() => match refusal.problem {
+            Problem::Unavailable => TunnelEnd::Undecided,
+            _ => TunnelEnd::Revoked,
+        },
         () = gateway.hang_up.cancelled() => TunnelEnd::Drained,
     }
 }

@@ -16,6 +16,7 @@ mod doors;
 mod dotenv;
 mod durability;
 mod edge;
+mod endings;
 mod enumeration;
 mod explain;
 mod files;

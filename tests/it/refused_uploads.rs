@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::client::Stream;
+use super::frames::{self, DATA, END_HEADERS, END_STREAM, HEADERS, Raw, block};
 use super::harness::{Gate, Setup};
 use super::process::{Told, run, run_by};
 use super::wire::now;
@@ -195,4 +196,29 @@ async fn who_waits_for_leave_is_refused_without_it_and_nothing_after_that_is_tak
     let mut status = [0; 12];
     tokio::time::timeout(PROMPT, stream.read_exact(&mut status)).await.expect("in time").expect("an answer");
     assert_eq!(&status, b"HTTP/1.1 200");
+}
+
+#[tokio::test]
+async fn over_http2_who_asks_first_is_refused_before_it_sends_and_passes_when_it_sends_unasked() {
+    let gate = Gate::start().await;
+    let token = gate.signed_in("ada@example.com").await;
+    let mut raw = Raw::open(&gate.client).await;
+    let bearer = format!("Bearer {token}");
+    let head = [
+        (":method", "POST"),
+        (":scheme", "https"),
+        (":authority", "localhost"),
+        (":path", "/api/v1/posts"),
+        ("expect", "100-continue"),
+        ("authorization", &bearer),
+    ];
+    raw.send(HEADERS, END_HEADERS, 1, &block(&head[..5])).await;
+    assert_eq!(raw.told(1).await, frames::Told::Status(401));
+    // hyper gives no leave in HTTP/2 (nor does nginx): a client waits for it a moment, and then sends (RFC 9110 section 10.1.1).
+    raw.send(HEADERS, END_HEADERS, 3, &block(&head)).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    raw.send(DATA, END_STREAM, 3, b"at last").await;
+    assert_eq!(raw.told(3).await, frames::Told::Status(200));
+    let seen = gate.backend.last();
+    assert_eq!((&seen.body[..], seen.all("expect").len(), gate.backend.count()), (&b"at last"[..], 0, 1));
 }

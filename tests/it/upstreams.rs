@@ -18,13 +18,14 @@ use tokio::net::TcpListener;
 use super::client::PATIENCE;
 use super::harness::{Gate, Setup};
 
-/// A gRPC server of two methods: `/shop.Cart/Sum` answers each number with the sum so far, as it comes;
-/// `/shop.Cart/Refuse` answers with trailers alone. It tells what it heard of a call that ended early.
-struct Grpc {
-    address: SocketAddr,
-    heads: Arc<Mutex<Vec<HeaderMap>>>,
+/// A gRPC server of three methods: `/shop.Cart/Sum` answers each number with the sum so far, as it comes;
+/// `/shop.Cart/Refuse` answers with trailers alone, and `/shop.Cart/Count` says nothing, not even a head, until its client is
+/// done. It tells what it heard of a call that ended early.
+pub struct Grpc {
+    pub address: SocketAddr,
+    pub heads: Arc<Mutex<Vec<HeaderMap>>>,
     /// Calls that their client gave up.
-    given_up: tokio::sync::mpsc::UnboundedReceiver<()>,
+    pub given_up: tokio::sync::mpsc::UnboundedReceiver<()>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -55,7 +56,7 @@ fn status(code: &'static str) -> HeaderMap {
 }
 
 impl Grpc {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("its address");
         let heads: Arc<Mutex<Vec<HeaderMap>>> = Arc::default();
@@ -67,7 +68,21 @@ impl Grpc {
                 let service = service_fn(move |request: Request<Incoming>| {
                     let tell = tell.clone();
                     seen.lock().expect("no panic under the lock").push(request.headers().clone());
-                    async move { Ok::<_, Infallible>(call(request, tell)) }
+                    async move {
+                        let waits = request.uri().path().ends_with("/Count");
+                        let mut answer = call(request, tell);
+                        if waits {
+                            while answer
+                                .body_mut()
+                                .frame()
+                                .await
+                                .is_some_and(|frame| frame.is_ok_and(|it| it.is_data()))
+                            {}
+                            *answer.body_mut() = http_body_util::Empty::new().boxed();
+                            answer.headers_mut().insert("grpc-status", HeaderValue::from_static("0"));
+                        }
+                        Ok::<_, Infallible>(answer)
+                    }
                 });
                 let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
                 tokio::spawn(builder.serve_connection(TokioIo::new(stream), service));
@@ -123,12 +138,12 @@ fn call(request: Request<Incoming>, tell: tokio::sync::mpsc::UnboundedSender<()>
 }
 
 /// A call that the client feeds.
-struct Call {
-    feed: tokio::sync::mpsc::UnboundedSender<Result<Frame<Bytes>, std::io::Error>>,
-    answer: Response<Incoming>,
+pub struct Call {
+    pub feed: tokio::sync::mpsc::UnboundedSender<Result<Frame<Bytes>, std::io::Error>>,
+    pub answer: Response<Incoming>,
 }
 
-async fn open(gate: &Gate, path: &str, token: Option<&str>, more: &[(&str, &str)]) -> Call {
+pub async fn open(gate: &Gate, path: &str, token: Option<&str>, more: &[(&str, &str)]) -> Call {
     let stream = gate.client.stream(&[b"h2"]).await;
     let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
     let (mut sender, connection) = handshake.await.expect("an HTTP/2 connection");
@@ -206,8 +221,11 @@ async fn a_refused_grpc_call_is_told_so_in_its_own_words() {
     assert_eq!(told(&open(&gate, "/shop.Vault/Open", Some(&token), &[]).await).0, "7");
     assert_eq!(server.heads.lock().expect("no panic").len(), calls, "none of them reached the backend");
     // A request that is no call gets the product's JSON as ever.
-    let plain = gate.client.ask("POST", "/shop.Cart/Sum").header("content-type", "application/grpc-web").send().await;
-    assert_eq!((plain.status.as_u16(), plain.header("content-type")), (401, Some("application/json")));
+    for kind in ["application/grpc-web", "application/grpc"] {
+        // Over HTTP/1.1 there are no calls, whatever a request says of itself.
+        let plain = gate.client.ask("POST", "/shop.Cart/Sum").header("content-type", kind).send().await;
+        assert_eq!((plain.status.as_u16(), plain.header("content-type")), (401, Some("application/json")), "{kind}");
+    }
 }
 
 #[tokio::test]
