@@ -1,5 +1,6 @@
 //! The composition root: open, listen, tend, drain.
 
+mod expiry;
 pub mod handover;
 pub mod listeners;
 mod manager;
@@ -34,8 +35,9 @@ use crate::observe::metrics::labels::{ChangeSource, Listener};
 use crate::store::{Store, StoreError};
 use crate::tls;
 
+use expiry::Expiries;
 use listeners::{Inherited, Listening, Wanted};
-use reload::{Reloader, show_expiries, tell_made};
+use reload::{Reloader, tell_made};
 use traces::Exporter;
 
 pub use reload::Before;
@@ -109,14 +111,7 @@ pub async fn start_on(inherited: Inherited, loaded: Loaded, parts: Parts) -> any
     tell_made(&made);
     let now = parts.clock.now();
     let metrics = Arc::clone(&parts.metrics);
-    let tls = match &boot.tls {
-        None => None,
-        Some(settings) => {
-            let server = tls::Server::new(settings, now.wall)?;
-            show_expiries(&metrics, &server.certificates);
-            Some(server)
-        }
-    };
+    let tls = boot.tls.as_ref().map(|settings| tls::Server::new(settings, now.wall)).transpose()?;
     // Opening holds the migrations' state: large, and once.
     let store = Box::pin(Store::open(&boot.store, Arc::clone(&metrics), Arc::clone(&parts.clock)))
         .await
@@ -137,6 +132,9 @@ pub async fn start_on(inherited: Inherited, loaded: Loaded, parts: Parts) -> any
         Workers::start(gateway.bounds.workers).context("the workers could not be started ([connections] workers)")?;
     let head = gateway.store.change_head().await.context("the change feed could not be read")?;
     let stop = CancellationToken::new();
+    let certificates = tls.as_ref().map(|server| Arc::clone(&server.certificates));
+    let expiries = Arc::new(Expiries::new(&gateway, certificates.clone()));
+    expiries.look();
     let running = Running {
         https: None,
         http: None,
@@ -144,7 +142,8 @@ pub async fn start_on(inherited: Inherited, loaded: Loaded, parts: Parts) -> any
         reloader: Arc::new(Reloader {
             gateway: Arc::clone(&gateway),
             boot,
-            certificates: tls.as_ref().map(|server| Arc::clone(&server.certificates)),
+            certificates,
+            expiries,
             kept: Mutex::new(kept),
         }),
         gateway,
@@ -207,7 +206,7 @@ fn listen(
     }
     gateway.watch(&gateway.live());
     running.tenders.spawn(follow_feed(Arc::clone(&gateway), head, running.stop.clone()));
-    running.tenders.spawn(tend(Arc::clone(&gateway), running.stop.clone()));
+    running.tenders.spawn(tend(Arc::clone(&gateway), Arc::clone(&running.reloader.expiries), running.stop.clone()));
     running.tenders.spawn(postman::run(Arc::clone(&gateway), running.stop.clone()));
     running.tenders.spawn(sweep(Arc::clone(&gateway), running.stop.clone()));
     running.tenders.spawn(manager::watchdog(running.stop.clone()));
@@ -274,14 +273,15 @@ async fn sweep(gateway: Arc<Gateway>, stop: CancellationToken) {
     }
 }
 
-/// Small chores: uses of keys, what is past.
-async fn tend(gateway: Arc<Gateway>, stop: CancellationToken) {
+/// Small chores: uses of keys, what is past, what is about to be.
+async fn tend(gateway: Arc<Gateway>, expiries: Arc<Expiries>, stop: CancellationToken) {
     let mut purged = gateway.clock.now().steady;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(TEND_EVERY) => {}
         }
+        expiries.look();
         let now = gateway.clock.now();
         if let Err(error) = gateway.authenticator.flush_last_used().await {
             tracing::warn!(%error, "uses of API keys could not be written down; they are kept for the next try");

@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::expiry::Expiries;
 use crate::config::footprint::{Footprint, Watch};
 use crate::config::{Boot, Loaded, Snapshot};
 use crate::contract::source::Located;
 use crate::gateway::{Gateway, Live};
 use crate::observe::audit::Act;
 use crate::observe::log;
-use crate::observe::metrics::Metrics;
 use crate::tls::{Certificates, Prepared};
 
 /// What a reload replaces things in.
@@ -24,6 +24,7 @@ pub(super) struct Reloader {
     /// What the process was started with.
     pub boot: Boot,
     pub certificates: Option<Arc<Certificates>>,
+    pub expiries: Arc<Expiries>,
     /// [`Before::kept`] of what is in force.
     pub kept: Mutex<BTreeSet<PathBuf>>,
 }
@@ -74,9 +75,9 @@ impl Reloader {
         gateway.watch(&live);
         if let (Some(served), Some(prepared)) = (&self.certificates, certificates) {
             served.serve(prepared);
-            show_expiries(&gateway.metrics, served);
         }
         gateway.replace(live, &boot);
+        self.expiries.look();
         if let Err(error) = gateway.logs.configure(&boot.log) {
             tracing::error!(%error, "the log's level stays");
         }
@@ -113,12 +114,6 @@ pub(super) fn tell_made(files: &[PathBuf]) {
     for file in files.iter().map(|file| Path::display(file)) {
         tracing::warn!(%file, "a secret was made: keep it, and a copy elsewhere (what is under it ends with it)");
     }
-}
-
-/// States in metrics when each served certificate ends.
-pub(super) fn show_expiries(metrics: &Metrics, certificates: &Certificates) {
-    let expiries = certificates.expiries();
-    metrics.tls.certificates(expiries.iter().map(|expiry| (expiry.name.as_str(), expiry.ends)));
 }
 
 /// Waits for a change of the files that were read.

@@ -12,8 +12,8 @@ use super::boot::{self, Boot};
 use super::given::Given;
 use super::mail;
 use super::raw::{
-    RawAdmin, RawCache, RawConnections, RawFile, RawLimits, RawListen, RawLog, RawPasswords, RawReload, RawStore,
-    RawTls, Texts, each,
+    RawAdmin, RawCache, RawClientCertificates, RawConnections, RawFile, RawLimits, RawListen, RawLog, RawPasswords,
+    RawReload, RawStore, RawTls, Texts, each,
 };
 use super::site::{self, Names};
 use super::snapshot::{Hosts, Site, Snapshot, Tracing};
@@ -320,6 +320,13 @@ fn warnings(pages: &[Page], boot: &Boot, sites: &[Arc<Site>]) -> Vec<Located> {
             if let Some(asked) = asked.filter(|_| boot.https.is_empty()) {
                 let message = "nobody can show a certificate: nothing listens for https";
                 warnings.push(source.error(&asked.span(), message, "add https = \"0.0.0.0:8443\" to [listen]"));
+            }
+            let requires = |asked: &RawClientCertificates| asked.required.as_ref().is_none_or(|it| *it.get_ref());
+            if let (Some(cors), true) = (&site.cors, asked.is_some_and(|asked| requires(asked.get_ref()))) {
+                let message = "browsers show no certificate with a preflight: none gets as far as being answered";
+                let remedy = "set client_certificates.required = false and ask for the certificate's headers at the \
+                              backend, or serve the pages from this origin";
+                warnings.push(source.error(&cors.span(), message, remedy));
             }
             let several = site.upstream.len() > 1;
             let named = |name: &str| {

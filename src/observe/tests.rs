@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::access::{AccessLine, Shadow};
 use super::audit::{Act, Actor, Door, Event, SignInFailure};
 use super::log::{self, LogError, LogWriter, Logs};
-use super::metrics::labels::{LogStream, StoreOperation, StoreOutcome, TlsVersion, UpstreamOutcome};
+use super::metrics::labels::{Clients, LogStream, StoreOperation, StoreOutcome, TlsVersion, UpstreamOutcome};
 use super::metrics::{EndpointState, Metrics, SiteMetrics, UpstreamMetrics};
 use super::sink::tests::Memory;
 use super::{LogFormat, LogSettings};
@@ -339,6 +339,7 @@ fn every_metric_that_the_readme_names_is_there() {
     metrics.retries("vantage", "app");
     metrics.store.done(StoreOperation::Ping, StoreOutcome::Ok, LONG);
     metrics.tls.certificates([("localhost", AT)]);
+    metrics.tls.of_clients([("vantage", Clients::Authority, "CN=Clients", AT)]);
     metrics.config.loaded(1, AT);
     metrics.lines_dropped(LogStream::Log);
     let text = metrics.text();

@@ -22,7 +22,9 @@ pub(super) struct Loaded {
     pub(super) key: Arc<CertifiedKey>,
     /// The names and addresses it stands for, lower-case; never empty.
     pub(super) names: Vec<String>,
-    /// When it stops being valid.
+    /// When it begins to be valid.
+    pub(super) begins: Timestamp,
+    /// When it stops.
     pub(super) ends: Timestamp,
 }
 
@@ -45,7 +47,7 @@ pub(super) fn pair(files: &CertificateFiles, provider: &CryptoProvider, now: Tim
         }
         source => TlsError::UnusableKey { file: files.key.clone(), source },
     })?;
-    Ok(Loaded { key: Arc::new(key), names: leaf.names, ends: leaf.ends })
+    Ok(Loaded { key: Arc::new(key), names: leaf.names, begins: leaf.begins, ends: leaf.ends })
 }
 
 fn chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

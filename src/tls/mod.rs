@@ -9,6 +9,7 @@ pub mod clients;
 pub mod development;
 mod disk;
 mod error;
+mod expiry;
 mod load;
 mod resolver;
 #[cfg(test)]
@@ -27,7 +28,7 @@ use rustls::{ConfigBuilder, ServerConfig, WantsVerifier};
 use crate::model::time::Timestamp;
 
 pub use error::TlsError;
-pub use resolver::Expiry;
+pub use expiry::{Expiry, Left};
 
 /// The certificates of the https listener.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use rustls::SignatureScheme;
 use rustls::sign::CertifiedKey;
 
+use super::expiry::Expiry;
 use super::load::Loaded;
-use crate::model::time::Timestamp;
 
 /// The certificates of one configuration.
 #[derive(Debug)]
@@ -24,15 +24,6 @@ pub(super) struct Set {
 /// Certificates for the same name, in the configuration's order: an ECDSA one beside an RSA one for old clients.
 type Candidates = Vec<Arc<CertifiedKey>>;
 
-/// When a certificate ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Expiry {
-    /// The first name in it.
-    pub name: String,
-    /// When it stops being valid.
-    pub ends: Timestamp,
-}
-
 impl Set {
     /// `None` when there is no certificate at all.
     pub(super) fn new(loaded: &[Loaded]) -> Option<Self> {
@@ -43,7 +34,7 @@ impl Set {
             default: vec![first.key.clone()],
             expiries: Vec::new(),
         };
-        for Loaded { key, names, ends } in loaded {
+        for Loaded { key, names, begins, ends } in loaded {
             if names.iter().any(|name| first.names.contains(name)) && !Arc::ptr_eq(key, &first.key) {
                 set.default.push(key.clone());
             }
@@ -55,7 +46,7 @@ impl Set {
                 map.entry(name.to_owned()).or_default().push(key.clone());
             }
             if let Some(name) = names.first() {
-                set.expiries.push(Expiry { name: name.clone(), ends: *ends });
+                set.expiries.push(Expiry { name: name.clone(), begins: *begins, ends: *ends });
             }
         }
         Some(set)

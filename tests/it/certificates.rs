@@ -73,7 +73,11 @@ pub fn params(name: &str, life: Duration) -> CertificateParams {
 }
 
 pub fn ca(name: &str) -> Ca {
-    let mut params = params(name, 30 * DAY);
+    ca_for(name, 30 * DAY)
+}
+
+pub fn ca_for(name: &str, life: Duration) -> Ca {
+    let mut params = params(name, life);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let key = KeyPair::generate().expect("a key");
@@ -94,7 +98,12 @@ impl Ca {
 
     /// Its list of those it takes back.
     pub fn list(&self, serials: &[u64]) -> String {
-        let CertificateParams { not_before: this_update, not_after: next_update, .. } = params("", DAY);
+        self.list_during(serials, &params("", DAY))
+    }
+
+    /// The same, good for as long as a certificate of these `params`.
+    pub fn list_during(&self, serials: &[u64], params: &CertificateParams) -> String {
+        let (this_update, next_update) = (params.not_before, params.not_after);
         let revoked = serials.iter().map(|serial| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
             revocation_time: this_update,

@@ -8,10 +8,12 @@ use rustls::pki_types::{PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tollgate::model::time::Clock;
 
 use super::backend::Seen;
 use super::certificates::{
-    Asked, BOTH, CLIENT, DAY, HOUR, Line, NOTHING, PATH, SUBJECT, World, alert, ca, identity, params, told_to, toml,
+    Asked, BOTH, CLIENT, DAY, HOUR, Line, NOTHING, PATH, SUBJECT, World, alert, ca, ca_for, identity, loaded, params,
+    told_to, toml,
 };
 use super::client::Client;
 use super::harness::trusting;
@@ -263,4 +265,81 @@ async fn a_missing_authority_is_a_reason_not_to_start_and_who_is_refused_stands_
         "{line:#}"
     );
     process.stop().await.good();
+}
+
+#[tokio::test]
+async fn who_vouches_for_clients_and_for_how_long_stands_in_the_metrics() {
+    let world = World::start().await;
+    let day = i64::try_from(DAY.as_secs()).expect("seconds");
+    let left = async |site: &str, kind: &str, name: &str| {
+        let series = "tollgate_client_certificates_expiry_timestamp_seconds";
+        let ends = world.metric(&format!("{series}{{kind=\"{kind}\",name=\"{name}\",site=\"{site}\"}}")).await;
+        i64::try_from(ends).expect("seconds") - world.clock.now().wall.secs()
+    };
+    let about = |left: i64, wanted: i64| assert!((wanted - 120..wanted + 5).contains(&left), "{left} of {wanted}");
+    about(left("strict", "authority", "CN=One Clients").await, 30 * day);
+    about(left("other", "authority", "CN=Other Clients").await, 30 * day);
+    assert!(left("strict", "revocation_list", "CN=One Clients").await < 0, "there is none");
+    std::fs::write(world.path("one.crl"), world.one.list(&[2])).expect("a file");
+    world.reload(&Asked { lists: Some("one.crl"), ..Asked::default() }).expect("it is good");
+    about(left("strict", "revocation_list", "CN=One Clients").await, day);
+    about(left("strict", "authority", "CN=One Clients").await, 30 * day);
+    world.reload(&Asked { strict: None, ..Asked::default() }).expect("it is good");
+    for kind in ["authority", "revocation_list"] {
+        assert!(left("strict", kind, "CN=One Clients").await < 0, "{kind}: nobody is asked any more");
+    }
+}
+
+#[tokio::test]
+async fn what_ends_soon_and_what_has_ended_stands_in_the_log() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (one, other) = (ca_for("Ends Soon", HOUR / 6), ca("Lasts"));
+    let mut past = params("", DAY);
+    past.not_after = past.not_before + HOUR / 2;
+    for (file, text) in [("one.pem", &one.pem), ("other.pem", &other.pem), ("one.crl", &one.list_during(&[], &past))] {
+        std::fs::write(folder.path().join(file), text).expect("a file");
+    }
+    let unused = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), 9);
+    let asked = Asked { lists: Some("one.crl"), ..Asked::default() };
+    let text = toml(folder.path(), "http://127.0.0.1:9", unused, "", &asked);
+    std::fs::write(folder.path().join("gateway.toml"), text).expect("a file");
+    let mut command = tollgate(folder.path());
+    command.args(["serve", "--config", "gateway.toml"]);
+    let mut process = Process::start(command);
+    process.address("https").await;
+    let told = process.stop().await;
+    let lines: Vec<Value> = told.out.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let mut said: Vec<[String; 4]> = lines
+        .iter()
+        .filter(|line| line["message"].as_str().is_some_and(|text| text.starts_with("what TLS stands on")))
+        .map(|line| ["level", "site", "what", "name"].map(|field| line[field].as_str().unwrap_or_default().to_owned()))
+        .collect();
+    said.sort();
+    let wanted = [
+        ["error", "strict", "revocation_list", "CN=Ends Soon"],
+        ["warn", "maybe", "authority", "CN=Ends Soon"],
+        ["warn", "strict", "authority", "CN=Ends Soon"],
+    ];
+    assert_eq!(said, wanted, "once each, and nothing of what lasts: {}", told.out);
+}
+
+#[tokio::test]
+async fn a_preflight_is_answered_where_a_certificate_may_be_missing_and_the_check_says_where_it_cannot_be() {
+    let world = World::start().await;
+    let text = toml(world.folder.path(), &world.backend.url(), world.sockets.address, "", &Asked::default());
+    assert!(loaded(&text, 2).expect("it is good").warnings.is_empty());
+    let cors = "[site.cors]\norigins = [\"https://app.test\"]\n[site.client_certificates]";
+    let both = loaded(&text.replace("[site.client_certificates]", cors), 2).expect("it is good");
+    let warnings: String = both.warnings.iter().map(ToString::to_string).collect();
+    // Of `strict` and `other`, not of `maybe`.
+    assert_eq!(warnings.matches("browsers show no certificate with a preflight").count(), 2, "{warnings}");
+    world.running.as_ref().expect("it runs").take(Ok(both));
+    let tls = Some(Arc::new(world.config(None, BOTH)));
+    let maybe = Client { address: world.https, host: "maybe.test".into(), tls };
+    let ask = maybe.ask("OPTIONS", "/api/v1/posts").header("origin", "https://app.test");
+    let answer = ask.header("access-control-request-method", "GET").send().await;
+    assert_eq!(answer.status, 204);
+    assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.test"));
+    assert_eq!(maybe.get("/api/v1/posts").send().await.status, 401, "what is no preflight is as before");
+    assert_eq!(world.refused(None, "strict.test").await, "received fatal alert: CertificateRequired");
 }

@@ -1,12 +1,13 @@
 //! What is counted of each machine: one struct an area, its children looked up once.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use prometheus::{Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 
 use super::labels::{
-    AgentOutcome, Cache, ChangeSource, Handshake, LimitKind, Listener, Slow, StoreOperation, StoreOutcome, TlsVersion,
-    TurnedAway,
+    AgentOutcome, Cache, ChangeSource, Clients, Handshake, LimitKind, Listener, Slow, StoreOperation, StoreOutcome,
+    TlsVersion, TurnedAway,
 };
 use super::{Held, Make, grid, seconds_of};
 use crate::model::time::Timestamp;
@@ -91,6 +92,7 @@ impl Connections {
 pub struct TlsMetrics {
     handshakes: Vec<Vec<IntCounter>>,
     expiry: GaugeVec,
+    of_clients: GaugeVec,
 }
 
 impl TlsMetrics {
@@ -105,6 +107,12 @@ impl TlsMetrics {
                 "When a served certificate stops being valid, in Unix seconds.",
                 &["name"],
             ),
+            of_clients: make.real_gauges(
+                "client_certificates_expiry_timestamp_seconds",
+                "When an authority of a site's clients stops being valid, or its revocation list is out of date, in Unix \
+                 seconds.",
+                &["site", "kind", "name"],
+            ),
         }
     }
 
@@ -118,6 +126,20 @@ impl TlsMetrics {
         self.expiry.reset();
         for (name, ends) in expiries {
             self.expiry.with_label_values(&[name]).set(seconds_of(ends));
+        }
+    }
+
+    /// States when each of what vouches for a site's clients ends: the site, what it is, whose, and when. Of several of
+    /// one name the first to end counts; those not named are forgotten.
+    pub fn of_clients<'a>(&self, expiries: impl IntoIterator<Item = (&'a str, Clients, &'a str, Timestamp)>) {
+        let mut first = BTreeMap::new();
+        for (site, kind, name, ends) in expiries {
+            let known = first.entry((site, kind.name(), name)).or_insert(ends);
+            *known = ends.min(*known);
+        }
+        self.of_clients.reset();
+        for ((site, kind, name), ends) in first {
+            self.of_clients.with_label_values(&[site, kind, name]).set(seconds_of(ends));
         }
     }
 }

@@ -41,6 +41,14 @@ labels! {
         ProxyHeader = "proxy_header",
     }
 
+    /// What vouches for a site's clients.
+    Clients {
+        /// A certificate of an authority.
+        Authority = "authority",
+        /// A list of the certificates that one has revoked.
+        RevocationList = "revocation_list",
+    }
+
     /// What the client of a connection took too long for, so that it was ended.
     Slow {
         /// It said nothing at all.

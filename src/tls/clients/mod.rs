@@ -25,7 +25,11 @@ use rustls::{
     CertificateError, ConfigBuilder, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
     SignatureScheme,
 };
+use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::x509::X509Version;
+
+use super::Expiry;
+use crate::model::time::Timestamp;
 
 pub use shown::{Shown, Unreadable};
 
@@ -34,6 +38,10 @@ pub use shown::{Shown, Unreadable};
 pub struct Policy {
     /// Whether a client must have a certificate. One that has a bad one is refused in any case.
     pub required: bool,
+    /// When each authority ends: from then on it vouches for nobody.
+    pub authorities: Vec<Expiry>,
+    /// When each list is to have been made anew: from then on nobody gets in whose certificate is of its issuer.
+    pub lists: Vec<Expiry>,
     digest: [u8; 32],
     builder: ConfigBuilder<ServerConfig, WantsServerCert>,
 }
@@ -120,9 +128,24 @@ pub fn revocation_lists(pem: &[u8], authorities: &Authorities) -> Result<Lists, 
 
 /// Whose list it is, in DER.
 fn issuer(list: &CertificateRevocationListDer<'static>) -> Result<Vec<u8>, PolicyError> {
-    let (_, list) =
-        x509_parser::parse_x509_crl(list).map_err(|error| PolicyError::BadList(format!("not a CRL: {error}")))?;
-    Ok(list.issuer().as_raw().to_vec())
+    Ok(parsed(list)?.issuer().as_raw().to_vec())
+}
+
+/// Until when it holds.
+fn expiry(list: &CertificateRevocationListDer<'static>) -> Result<Expiry, PolicyError> {
+    let list = parsed(list)?;
+    // webpki has refused a list that does not say when the next one comes.
+    let next = list.next_update().ok_or_else(|| PolicyError::BadList("it names no next update".to_owned()))?;
+    Ok(Expiry {
+        name: shown::distinguished_name(list.issuer()),
+        begins: Timestamp::from_secs(list.last_update().timestamp()),
+        ends: Timestamp::from_secs(next.timestamp()),
+    })
+}
+
+fn parsed<'a>(list: &'a CertificateRevocationListDer<'static>) -> Result<CertificateRevocationList<'a>, PolicyError> {
+    let read = x509_parser::parse_x509_crl(list);
+    read.map(|(_, list)| list).map_err(|error| PolicyError::BadList(format!("not a CRL: {error}")))
 }
 
 impl Policy {
@@ -145,9 +168,17 @@ impl Policy {
         }
         let digest = digest.finish().as_ref().try_into().expect("SHA-256 has 32 bytes");
 
-        let verifier = Arc::new(Verifier::new(authorities, lists, required, &provider)?);
+        let verifier = Verifier::new(authorities, lists, required, &provider)?;
+        let expires = |authority: &Authority| Expiry {
+            name: authority.subject.clone(),
+            begins: Timestamp::from_secs(authority.begins),
+            ends: Timestamp::from_secs(authority.ends),
+        };
+        let of_authorities = verifier.authorities.iter().map(expires).collect();
+        let of_lists = lists.iter().map(expiry).collect::<Result<_, _>>()?;
         let builder = super::builder(provider).map_err(|error| PolicyError::Library(error.to_string()))?;
-        Ok(Self { required, digest, builder: builder.with_client_cert_verifier(verifier) })
+        let builder = builder.with_client_cert_verifier(Arc::new(verifier));
+        Ok(Self { required, authorities: of_authorities, lists: of_lists, digest, builder })
     }
 
     /// Whether this asks exactly what `other` asks.
