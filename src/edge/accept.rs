@@ -187,7 +187,9 @@ async fn secured(
     door: Door,
     held: Place,
 ) {
-    let handshake = handshake::shake(&gateway, server, socket, ends, &door.drain);
+    // Looked at before what is asked is: a reload between the two makes it older than it is, and never younger.
+    let generation = gateway.live().snapshot.generation;
+    let handshake = handshake::shake(&gateway, server, socket, ends);
     let handshake = tokio::time::timeout(gateway.bounds.handshake_timeout, handshake);
     let handshake = tokio::select! {
         handshake = handshake => handshake,
@@ -208,7 +210,7 @@ async fn secured(
     let http2 = session.alpn_protocol() == Some(b"h2");
     let outcome = if resumed { labels::Handshake::Resumed } else { labels::Handshake::Full };
     gateway.metrics.tls.handshake(version, outcome);
-    let leave = vouched.as_ref().map_or(door.drain, |vouched| vouched.leave.clone());
-    let connection = Arc::new(Connection::new(peer, Some(Handshake { version, http2 }), vouched, held));
-    connection::serve(gateway, stream, connection, leave).await;
+    let settled = Handshake { version, http2, generation };
+    let connection = Arc::new(Connection::new(peer, Some(settled), vouched, held));
+    connection::serve(gateway, stream, connection, door.drain).await;
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue};
 
-use super::connection::{Connection, Drain};
+use super::connection::Connection;
 use crate::config::snapshot::IdentityNames;
 use crate::gateway::{Live, LiveSite};
 use crate::model::problem::Problem;
@@ -20,21 +20,17 @@ use crate::tls::clients::{Policy, Shown};
 /// What vouches for a client, on a connection that was made under a policy.
 #[derive(Debug)]
 pub struct Vouched {
-    /// The site that it asked for, by its name.
-    pub site: String,
     /// What was asked.
     pub policy: Arc<Policy>,
     /// What was shown, and verified; `None`: nothing, and nothing had to be.
     pub shown: Option<Shown>,
-    /// Ends the connection, in its protocol's manner, once it is good for nothing any more.
-    pub leave: Drain,
 }
 
 impl Vouched {
     /// Stands for a client that has whatever `policy` requires, where a request is only imagined.
     pub fn imagined(policy: &Arc<Policy>) -> Self {
         let shown = policy.required.then(Shown::imagined);
-        Self { site: String::new(), policy: Arc::clone(policy), shown, leave: Drain::default() }
+        Self { policy: Arc::clone(policy), shown }
     }
 
     fn is_over(&self, now: Timestamp) -> bool {
@@ -57,14 +53,15 @@ pub fn suits(connection: &Connection, site: &LiveSite, now: Timestamp) -> Result
     }
 }
 
-/// Lets go of a connection that is good for nothing any more: its certificate is past its time, or a reload changed what
-/// the site that it was made for asks. Clients that take no notice of a 421 come back on another.
+/// Lets go of a connection whose request does not suit and that may be good for nothing any more: its certificate is past
+/// its time, or it was made before a reload, which may have changed what is asked of it. Clients that keep to a connection
+/// whatever its answers are come back on another, and are asked anew. One that is as good as a new one would be stays:
+/// only the request was not for it.
 pub fn let_go(connection: &Connection, live: &Live, now: Timestamp) {
-    let Some(vouched) = &connection.vouched else { return };
-    let site = live.sites.iter().find(|live| live.site.name == vouched.site);
-    let asked = site.and_then(|live| live.site.client_certificates.as_ref());
-    if vouched.is_over(now) || !asked.is_some_and(|asked| asked.is(&vouched.policy)) {
-        vouched.leave.begin();
+    let is_over = connection.vouched.as_ref().is_some_and(|vouched| vouched.is_over(now));
+    let before_a_reload = connection.tls.is_some_and(|tls| tls.generation != live.snapshot.generation);
+    if is_over || before_a_reload {
+        connection.let_go();
     }
 }
 

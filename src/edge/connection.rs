@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::certificate::Vouched;
@@ -47,6 +47,9 @@ pub struct Connection {
     client_text: HeaderValue,
     /// Its client took nothing of what waits for it, for too long.
     stalled: AtomicBool,
+    /// It is good for nothing any more.
+    useless: AtomicBool,
+    left: Notify,
 }
 
 impl Connection {
@@ -54,7 +57,19 @@ impl Connection {
     pub fn new(peer: SocketAddr, tls: Option<Handshake>, vouched: Option<Box<Vouched>>, held: Place) -> Self {
         let client = peer.ip().to_canonical();
         let text = HeaderValue::from_str(&client.to_string()).expect("an address is digits, points and colons");
-        Self { peer, tls, vouched, held, client, client_text: text, stalled: AtomicBool::new(false) }
+        let (stalled, useless) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { peer, tls, vouched, held, client, client_text: text, stalled, useless, left: Notify::new() }
+    }
+
+    /// Ends it, in its protocol's manner, behind the answer to the request that found it good for nothing.
+    pub fn let_go(&self) {
+        self.useless.store(true, Ordering::Relaxed);
+        self.left.notify_one();
+    }
+
+    /// Resolves when it is to end; for the one task that serves it.
+    async fn is_let_go(&self) {
+        self.left.notified().await;
     }
 
     /// It has ended so.
@@ -109,6 +124,8 @@ pub struct Handshake {
     pub version: TlsVersion,
     /// Whether ALPN chose HTTP/2.
     pub http2: bool,
+    /// The configuration in force when it began.
+    pub generation: u64,
 }
 
 impl Connection {
@@ -133,23 +150,15 @@ const TAKEN_BACK: usize = 200;
 /// HTTP/2: bytes of an answer that are taken from the backend before the client has room for them, a stream.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// Tells connections to finish what they have begun: all of them when the gateway drains, or one.
+/// Tells all connections to finish what they have begun, when the gateway drains.
 #[derive(Clone, Debug, Default)]
 pub struct Drain {
     token: CancellationToken,
     /// Said just before: what each request and each wake of a connection looks at, in place of a lock that all share.
     said: Arc<AtomicBool>,
-    /// The same of all connections, where this is one's own.
-    all: Option<Arc<AtomicBool>>,
 }
 
 impl Drain {
-    /// One connection's own, which begins with the others' too.
-    #[must_use]
-    pub fn own(&self) -> Self {
-        Self { token: self.token.child_token(), said: Arc::default(), all: Some(Arc::clone(&self.said)) }
-    }
-
     /// Tells them, once for all.
     pub fn begin(&self) {
         self.said.store(true, Ordering::Release);
@@ -158,7 +167,7 @@ impl Drain {
 
     /// Whether it has begun.
     pub fn has_begun(&self) -> bool {
-        self.said.load(Ordering::Acquire) || self.all.as_ref().is_some_and(|all| all.load(Ordering::Acquire))
+        self.said.load(Ordering::Acquire)
     }
 
     /// Resolves when it begins. To be awaited by one task: it wakes whoever polled it first.
@@ -200,7 +209,7 @@ where
             let mut answer = exchange::handle(&gateway, &connection, request).await;
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                 asked.becomes_tunnel();
-            } else if !http2 && leaving.has_begun() {
+            } else if !http2 && (leaving.has_begun() || connection.useless.load(Ordering::Relaxed)) {
                 // RFC 9112 section 9.6; HTTP/2 has GOAWAY for it.
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -270,7 +279,7 @@ async fn serve_http2<S, F>(
     tokio::select! {
         ended = serving.as_mut() => client.ended(&ended),
         () = never_begun(pace, bounds.header_timeout) => pace.has_no_head(),
-        () = pace.rested(bounds.idle_timeout) => {
+        () = goodbye(client, pace, bounds.idle_timeout) => {
             serving.as_mut().graceful_shutdown();
             // A client that takes no notice of GOAWAY is let go all the same.
             tokio::select! {
@@ -301,6 +310,14 @@ async fn serve_http2<S, F>(
                 client.ended(&serving.as_mut().await);
             }
         }
+    }
+}
+
+/// Resolves when an HTTP/2 connection is to end: it has had no stream for as long as it may, or is good for nothing.
+async fn goodbye(client: &Connection, pace: &Pace, idle: Duration) {
+    tokio::select! {
+        () = pace.rested(idle) => {}
+        () = client.is_let_go() => {}
     }
 }
 

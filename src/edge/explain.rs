@@ -75,8 +75,9 @@ pub async fn explain(gateway: &Arc<Gateway>, method: &Method, body: &[u8]) -> Re
 
 async fn story(gateway: &Arc<Gateway>, head: Parts, imagined: &Imagined) -> Story {
     let peer = (imagined.client.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), 0).into();
-    let tls = imagined.tls.then_some(Handshake { version: TlsVersion::V13, http2: imagined.is_http2() });
     let live = gateway.live();
+    let handshake = |http2| Handshake { version: TlsVersion::V13, http2, generation: live.snapshot.generation };
+    let tls = imagined.tls.then(|| handshake(imagined.is_http2()));
     let policy = intake::host(&head).ok().and_then(|host| live.site(host)?.site.client_certificates.as_ref());
     let vouched = policy.filter(|_| imagined.tls).map(Vouched::imagined).map(Box::new);
     let connection = Arc::new(Connection::new(peer, tls, vouched, Place::default()));

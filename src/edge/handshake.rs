@@ -17,7 +17,6 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 use super::certificate::Vouched;
-use super::connection::Drain;
 use crate::gateway::{Gateway, Live};
 use crate::observe::metrics::labels::Handshake;
 use crate::tls::Server;
@@ -40,13 +39,12 @@ pub struct Ends {
 /// A stream, and what vouches for the client where its site asks for that.
 pub type Made<S> = (TlsStream<S>, Option<Box<Vouched>>);
 
-/// Makes the handshake; `leave`: begins when every connection must end.
+/// Makes the handshake.
 pub async fn shake<S: AsyncRead + AsyncWrite + Unpin>(
     gateway: &Gateway,
     server: &Server,
     socket: S,
     ends: Ends,
-    leave: &Drain,
 ) -> Result<Made<S>, Handshake> {
     let live = gateway.live();
     if !live.asks_clients {
@@ -54,7 +52,7 @@ pub async fn shake<S: AsyncRead + AsyncWrite + Unpin>(
         return plain(TlsAcceptor::from(Arc::clone(&server.config)).accept(socket)).await;
     }
     // Apart: it is the larger future by far, and most gateways have no use for it.
-    Box::pin(asking(live, server, socket, ends, leave)).await
+    Box::pin(asking(live, server, socket, ends)).await
 }
 
 async fn plain<S>(handshake: tokio_rustls::Accept<S>) -> Result<Made<S>, Handshake>
@@ -69,7 +67,6 @@ async fn asking<S: AsyncRead + AsyncWrite + Unpin>(
     server: &Server,
     socket: S,
     ends: Ends,
-    leave: &Drain,
 ) -> Result<Made<S>, Handshake> {
     let start = LazyConfigAcceptor::new(Acceptor::default(), socket).await.map_err(|_| Handshake::Failed)?;
     let site = match start.client_hello().server_name() {
@@ -87,7 +84,7 @@ async fn asking<S: AsyncRead + AsyncWrite + Unpin>(
     match start.into_stream(server.under(&policy)).into_fallible().await {
         Ok(stream) => {
             let shown = shown(&stream).map_err(|unreadable| refused(Handshake::CertificateRefused, &unreadable))?;
-            Ok((stream, Some(Box::new(Vouched { site, policy, shown, leave: leave.own() }))))
+            Ok((stream, Some(Box::new(Vouched { policy, shown }))))
         }
         Err((error, socket)) => {
             let outcome = outcome(&error);

@@ -53,8 +53,10 @@ async fn a_reload_counts_from_the_next_request_on_also_on_open_connections() {
         line
     };
     let mut lines = [open(false).await, open(true).await];
-    let mut plain = world.line(None, "open.test", true).await;
-    assert_eq!(plain.get("open.test").await.expect("an answer").status, 200);
+    let mut plain = [world.line(None, "open.test", false).await, world.line(None, "open.test", true).await];
+    for line in &mut plain {
+        assert_eq!(line.get("open.test").await.expect("an answer").status, 200);
+    }
 
     // The same once more, and one that cannot be used: nothing changes.
     world.reload(&Asked::default()).expect("it is good");
@@ -79,13 +81,21 @@ async fn a_reload_counts_from_the_next_request_on_also_on_open_connections() {
     }
     assert_eq!(world.refused(Some(&one), "strict.test").await, "received fatal alert: UnknownCA");
     assert_eq!(world.status(Some(&other), "strict.test").await, 200);
-    assert_eq!(plain.get("open.test").await.expect("an answer").status, 200);
+    for line in &mut plain {
+        assert_eq!(line.get("open.test").await.expect("an answer").status, 200);
+    }
 
     // What asked for nothing asks now, and what asked does not.
     let mut before = world.line(Some(&other), "strict.test", false).await;
     assert_eq!(before.get("strict.test").await.expect("an answer").status, 200);
     world.reload(&Asked { strict: None, open: Some("one.pem"), lists: None }).expect("it is good");
-    assert_eq!(plain.get("open.test").await.expect("an answer").status, 421);
+    for line in &mut plain {
+        let told = line.get("open.test").await.expect("an answer");
+        let close = matches!(line, Line::One(_)).then_some("close");
+        assert_eq!((told.status.as_u16(), told.header("connection")), (421, close), "HTTP/2 has GOAWAY for it");
+        // Or its client would be told so again and again.
+        line.ends().await;
+    }
     assert_eq!(world.status(Some(&one), "open.test").await, 200);
     assert_eq!(world.refused(None, "open.test").await, "received fatal alert: CertificateRequired");
     // Another site asks what this connection was asked; that does not keep it, since nobody asked for that one.
@@ -93,6 +103,53 @@ async fn a_reload_counts_from_the_next_request_on_also_on_open_connections() {
     assert_eq!(before.get("strict.test").await.expect("an answer").status, 421);
     before.ends().await;
     assert_eq!(world.status(None, "strict.test").await, 200);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_as_good_as_a_new_one_survives_a_request_that_was_not_for_it() {
+    let world = World::start().await;
+    let one = world.one.client("one");
+    for (identity, own) in [(None, "open.test"), (Some(&one), "strict.test")] {
+        for http2 in [false, true] {
+            let mut line = world.line(identity, own, http2).await;
+            for _ in 0..2 {
+                let told = line.get("other.test").await.expect("an answer");
+                assert_eq!((told.status.as_u16(), told.header("connection")), (421, None), "{own} {http2}");
+                assert_eq!(line.get(own).await.expect("an answer").status, 200, "{own} {http2}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_connection_has_under_way_is_not_lost_when_another_of_its_requests_finds_it_useless() {
+    let world = World::start().await;
+    // A backend that answers when it is told.
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("its address");
+    let (go, told) = tokio::sync::oneshot::channel::<()>();
+    let (came, asked) = tokio::sync::oneshot::channel::<()>();
+    tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.expect("a connection");
+        assert!(socket.read(&mut [0; 4096]).await.expect("it speaks") > 0, "a request");
+        came.send(()).expect("somebody waits");
+        told.await.expect("it is told");
+        socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.expect("it reads");
+    });
+    let running = world.running.as_ref().expect("it runs");
+    let text =
+        |asked: &Asked<'_>| toml(world.folder.path(), &format!("http://{address}"), world.sockets.address, "", asked);
+    running.take(loaded(&text(&Asked::default()), 2));
+    let Line::Two(sender) = world.line(None, "open.test", true).await else { panic!("HTTP/2") };
+    let mut again = Line::Two(sender.clone());
+    let slow = tokio::spawn(async move { Line::Two(sender).get("open.test").await });
+    within(asked).await.expect("the backend is asked");
+    running.take(loaded(&text(&Asked { open: Some("one.pem"), ..Asked::default() }), 3));
+    assert_eq!(again.get("open.test").await.expect("an answer").status, 421);
+    go.send(()).expect("it waits");
+    let answer = within(slow).await.expect("no panic").expect("an answer");
+    assert_eq!((answer.status.as_u16(), answer.text().as_str()), (200, "ok"));
+    again.ends().await;
 }
 
 #[tokio::test]
