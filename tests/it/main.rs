@@ -33,6 +33,7 @@ mod large;
 mod leaving;
 mod limits;
 mod loss;
+mod memory;
 mod operate;
 mod operator;
 mod otlp;

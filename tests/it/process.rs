@@ -270,10 +270,24 @@ pub struct Served {
 impl Served {
     /// Its resident memory, in KiB.
     pub fn resident(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most that it was since [`Self::forget_peak`], in KiB.
+    pub fn peak(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// From here on the peak is counted anew (proc(5), `clear_refs`).
+    pub fn forget_peak(&self) {
+        std::fs::write(format!("/proc/{}/clear_refs", self.process.id()), "5").expect("a process of Linux, and ours");
+    }
+
+    fn memory(&self, line: &str) -> u64 {
         let status =
             std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("a process of Linux");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident memory");
-        line.trim().trim_end_matches(" kB").parse().expect("a number")
+        let kibibytes = status.lines().find_map(|own| own.strip_prefix(line)).expect("a line about its memory");
+        kibibytes.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
     /// A metric's value, by the start of its line.
