@@ -201,7 +201,9 @@ where
         let (gateway, connection) = (Arc::clone(&of), Arc::clone(&connection));
         let (request, leftover) = Arriving::of(request, asked.lingering());
         let (asked, leaving) = (asked.ask(leftover), leaving.clone());
-        async move {
+        // Boxed: by value hyper would move each request's whole state into place, and go on to hold the room for it: a
+        // connection of HTTP/1.1 that rests, and a stream of HTTP/2 whose answer waits for its client's window.
+        Box::pin(async move {
             if asked.is_too_much() {
                 // It is told goodbye already; until it takes notice nothing of it goes any further.
                 return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
@@ -214,7 +216,7 @@ where
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok(answer.map(|body| Answering::new(body, asked)))
-        }
+        })
     };
     // The error of a connection is the client's doing (a reset, a bad preface, a timeout) and hyper has
     // already answered what could be answered; what it cost is in the metrics. It is looked at before what was under way
@@ -232,10 +234,7 @@ where
             .writev(false)
             .max_buf_size(bounds.max_header_size.max(8192))
             .max_headers(bounds.max_headers);
-        // Boxed: by value hyper would move each request's whole state into place, and a connection that rests would
-        // hold the room for one.
-        let service = service_fn(move |request| Box::pin(answer(request)));
-        serve_http1(&builder, stream, service, (&client, &pace, bounds.idle_timeout), &drain).await;
+        serve_http1(&builder, stream, service_fn(answer), (&client, &pace, bounds.idle_timeout), &drain).await;
     }
     tell_slowness(&gateway.metrics, &client, pace.slow());
 }

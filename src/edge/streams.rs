@@ -58,8 +58,9 @@ where
         let owed = Arc::new(Owed::default());
         let mut stall = Stall::new(self.patience);
         let told = Arc::clone(&owed);
+        // Boxed: moved into the task it would be in there twice, and stay as long as its answer waits.
+        let mut stream = Box::pin(stream);
         tokio::spawn(STREAM.scope(told, async move {
-            tokio::pin!(stream);
             let mut seen = 0;
             std::future::poll_fn(|cx| {
                 if stream.as_mut().poll(cx).is_ready() {

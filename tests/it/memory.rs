@@ -18,6 +18,7 @@ use tollgate::model::entropy::{Entropy, SystemEntropy};
 
 use super::backend::Backend;
 use super::client::Client;
+use super::frames::{END_HEADERS, END_STREAM, Frame, HEADERS, PING, Raw, SETTINGS, block, frame};
 use super::process::{Home, Plan, Served};
 use super::wire::now;
 
@@ -125,7 +126,6 @@ async fn guessing_from_a_thousand_addresses_hashes_no_more_at_once_than_it_may_w
     assert!(running < f64::from(WORKERS) + 0.5, "{running} at once");
     assert!(shed > GUESSES / 4 && wrong > 0, "{shed} shed, {wrong} hashed");
     // A hash takes 19 MiB: five hundred that went on without their clients would take 9 GiB, and ten of them 190 MiB.
-    eprintln!("guessing: {} KiB", peak.saturating_sub(before));
     let room = u64::from(WORKERS) * 19 * MIB + 96 * MIB;
     assert!(peak < before + room, "from {before} to {peak} KiB at the most");
     honest.was_served(5).await;
@@ -187,7 +187,6 @@ async fn forged_credentials_leave_nothing_behind_however_many_they_are() {
     forge_everywhere(&served, 1000).await;
     let grown = served.peak().saturating_sub(before);
     honest.was_served(20).await;
-    eprintln!("forging: {grown} KiB");
     assert!(grown < 8 * MIB, "{grown} KiB more than before");
 }
 
@@ -300,11 +299,68 @@ async fn clients_that_are_slow_on_purpose_hold_what_one_connection_may_and_other
             });
         }
         let held = flood.join_all().await;
-        let open = served.metric("tollgate_connections{listener=\"http\"}").await;
         let grown = served.peak().saturating_sub(before);
-        eprintln!("{}: {open} open, {grown} KiB, {} KiB each", slow.name, grown / slow.many);
         honest.was_served(20).await;
         assert!(grown < slow.many * slow.each, "{}: {grown} KiB more than before", slow.name);
         drop(held);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_wait_for_a_window_hold_little_more_than_themselves() {
+    const CONNECTIONS: usize = 40;
+    const STREAMS: u32 = 128;
+    let backend = Backend::start().await;
+    let home = Home::new(&Plan { postgres: None, backend: &backend.url(), store: "", top: PROXY, site: UNLIMITED });
+    let (served, token) = warm(&home).await;
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut raw = Raw::open(&served.https).await;
+        // SETTINGS_INITIAL_WINDOW_SIZE of nothing: heads pass, bodies do not.
+        assert!(raw.send(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]).await);
+        held.push(raw);
+    }
+    // All of them are taken in before what they hold is looked at.
+    for raw in &mut held {
+        assert!(raw.send(PING, 0, 0, &[7; 8]).await);
+        while raw.next().await.expect("the connection holds").kind != PING {}
+    }
+    let before = served.resident();
+    served.forget_peak();
+    let honest = Honest::asks(&served.http, &token);
+    let fields = [(":method", "GET"), (":scheme", "https"), (":authority", "localhost"), (":path", "/api/v1/posts")];
+    let ask = |at: u32| frame(HEADERS, END_HEADERS | END_STREAM, 2 * at + 1, &block(&fields));
+    let all: Vec<u8> = (0..STREAMS).flat_map(ask).collect();
+    for raw in &mut held {
+        assert!(raw.bytes(&all).await);
+    }
+    for raw in &mut held {
+        for at in 0..STREAMS {
+            let told = within_reason(raw).await;
+            assert_eq!(told.kind, HEADERS, "{at}: {told:?}");
+        }
+    }
+    let each = served.peak().saturating_sub(before) * 1024 / (CONNECTIONS as u64 * u64::from(STREAMS));
+    // While all of them wait.
+    let began = now();
+    while honest.served() < 5 && began.elapsed() < Duration::from_secs(20) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    honest.was_served(5).await;
+    drop(held);
+    // With the state of a request that is answered it was 16 KiB.
+    assert!(each < 8 * 1024, "{each} bytes a stream");
+}
+
+/// The next frame that is about a stream.
+async fn within_reason(raw: &mut Raw) -> Frame {
+    let next = async {
+        loop {
+            let frame = raw.next().await.expect("the connection holds");
+            if frame.stream > 0 {
+                return frame;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), next).await.expect("an answer in time")
 }
