@@ -250,7 +250,7 @@ async fn sign_ins_from_everywhere_at_once_are_computed_a_few_at_a_time_and_proxi
 }
 
 /// A backend that takes requests and never answers those for `/slow`; how many it was asked.
-async fn waiting() -> (String, Arc<AtomicUsize>) {
+pub async fn waiting() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("its address"));
     let asked = Arc::new(AtomicUsize::new(0));

@@ -44,6 +44,7 @@ mod phases;
 mod places;
 mod process;
 mod products;
+mod provoked;
 mod proxies;
 mod races;
 mod recorder;
