@@ -333,6 +333,8 @@ impl Running {
             self.connections.wait().await;
         };
         let _ = tokio::time::timeout(FAREWELL, ended).await;
+        self.gateway.errands.tasks.close();
+        let _late = tokio::time::timeout(FAREWELL, self.gateway.errands.tasks.wait()).await;
         self.stop.cancel();
         let _late = tokio::time::timeout(FAREWELL, self.gateway.pools.stop_watching()).await;
         self.tenders.close();

@@ -74,6 +74,8 @@ pub struct Gateway {
     pub mailer: Mailer,
     /// Open tunnels, until they end.
     pub tunnels: TaskTracker,
+    /// What is done behind an answer.
+    pub errands: Errands,
     /// Agents that have not shown who they are yet.
     pub waiting_agents: Waiting,
     /// Cancelled when open tunnels must end.
@@ -106,6 +108,18 @@ pub struct Waiting {
     pub places: Arc<Semaphore>,
     /// By client address.
     pub addresses: Arc<Addresses>,
+}
+
+/// How many things are done behind answers at once.
+const ERRANDS: usize = 64;
+
+/// What is done behind an answer, because how long it takes is not for whoever asked to know.
+#[derive(Debug)]
+pub struct Errands {
+    /// Each of them, until it is done.
+    pub tasks: TaskTracker,
+    /// Room for them.
+    pub places: Arc<Semaphore>,
 }
 
 /// What the gateway knows: one configuration, ready to use.
@@ -271,6 +285,7 @@ impl Gateway {
             no_site: SiteMetrics::new(&metrics, SiteMetrics::NO_SITE),
             operator_token: ArcSwapOption::new(operator_token(boot)),
             tunnels: TaskTracker::new(),
+            errands: Errands { tasks: TaskTracker::new(), places: Arc::new(Semaphore::new(ERRANDS)) },
             waiting_agents: Waiting {
                 places: Arc::new(Semaphore::new(boot.connections.max_waiting_agents)),
                 addresses: Addresses::new(boot.connections.max_waiting_agents_per_address),

@@ -36,9 +36,9 @@ use crate::observe::audit::{Act, Actor, Event};
 /// One call of an operation.
 pub struct Call<'a> {
     /// The machines.
-    pub gateway: &'a Gateway,
+    pub gateway: &'a Arc<Gateway>,
     /// The site it is for.
-    pub live: &'a LiveSite,
+    pub live: &'a Arc<LiveSite>,
     /// The operation at its place on the wire.
     pub served: &'a Served,
     /// What the client sent.

@@ -20,7 +20,8 @@ use crate::observe::audit::{Act, Actor, SignInFailure};
 use crate::rules::identity;
 use crate::store::Spared;
 
-/// What every answer to "send me a mail" takes at least: more than the work for an account that is there.
+/// What every answer to "send me a mail" takes: what there is to do for an account that is there begins at once, and shows
+/// in nothing else that its sender could measure meanwhile.
 const UNIFORM: Duration = Duration::from_millis(150);
 
 /// Replaces the caller's password.
@@ -63,12 +64,12 @@ pub async fn change(call: &Call<'_>) -> Result<Values, Refusal> {
 
 /// Sends a reset token to the address, if it has an account. The answer is the same if not.
 pub async fn request_reset(call: &Call<'_>) -> Result<Values, Refusal> {
-    uniformly(call, mails::send_code(call, CodeKind::Reset)).await
+    uniformly(call, CodeKind::Reset).await
 }
 
 /// Sends another verification token to the address, if it has an account that needs one.
 pub async fn resend_verification(call: &Call<'_>) -> Result<Values, Refusal> {
-    uniformly(call, mails::send_code(call, CodeKind::Verify)).await
+    uniformly(call, CodeKind::Verify).await
 }
 
 /// Sets a new password by a reset token; every session ends.
@@ -112,10 +113,11 @@ fn new_password(call: &Call<'_>, wrong: &mut Vec<FieldError>) -> Option<Secret> 
     missed.is_empty().then(|| Secret::new(text.to_owned()))
 }
 
-/// Answers after the same time whether there was something to do or not.
-async fn uniformly(call: &Call<'_>, work: impl Future<Output = Result<(), Refusal>>) -> Result<Values, Refusal> {
-    let (done, ()) = tokio::join!(work, tokio::time::sleep(UNIFORM));
-    done.map(|()| Values::new()).inspect_err(|_| {
+/// Answers after the same time, whatever there is to do, and without waiting for it.
+async fn uniformly(call: &Call<'_>, kind: CodeKind) -> Result<Values, Refusal> {
+    let granted = async { mails::wish(call, kind).await?.grant() };
+    let (granted, ()) = tokio::join!(granted, tokio::time::sleep(UNIFORM));
+    granted.map(|()| Values::new()).inspect_err(|_| {
         tracing::debug!(request_id = call.origin.request_id, "a mail could not be asked for");
     })
 }

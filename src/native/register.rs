@@ -52,12 +52,13 @@ pub async fn register(call: &Call<'_>) -> Result<Values, Refusal> {
     let refresh = session.as_ref().and_then(|session| call.first_refresh(session.id));
     let verify = contract.mail.as_ref().filter(|mail| mail.verify_on_register);
     let code = match verify {
-        Some(_) => mails::compose(call, CodeKind::Verify, &account.user.email).map_err(|error| match error {
-            ComposeError::Address(bad) => {
-                Problem::InvalidRequest(vec![call.input.error(Field::Email, bad.to_string())]).into()
-            }
-            ComposeError::Template(_) => Refusal::internal(error),
-        })?,
+        Some(_) => mails::compose(call.gateway, call.live, CodeKind::Verify, &account.user.email, call.now.wall)
+            .map_err(|error| match error {
+                ComposeError::Address(bad) => {
+                    Problem::InvalidRequest(vec![call.input.error(Field::Email, bad.to_string())]).into()
+                }
+                ComposeError::Template(_) => Refusal::internal(error),
+            })?,
         None => None,
     };
     let new = NewAccount {

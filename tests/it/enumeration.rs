@@ -1,9 +1,13 @@
 //! From outside nobody learns who has an account, reads another's things, or raises themselves.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use sqlx::{Connection, Executor};
 
 use super::client::{Answer, Client};
 use super::harness::{Gate, Setup};
+use super::wire::now;
 
 const PASSWORD: &str = "Secure_passw0rd";
 
@@ -121,6 +125,69 @@ async fn asking_for_a_mail_tells_nothing() {
             assert_eq!(names(&known.1), names(&unknown.1), "{path}");
         }
     }
+}
+
+#[tokio::test]
+async fn asking_for_a_mail_takes_as_long_for_nobody_as_for_somebody() {
+    const PEOPLE: usize = 12;
+    let gate = Setup::default().product("langgraph").start().await.expect("SQLite is always there");
+    for at in 0..PEOPLE {
+        let account =
+            json!({ "email": format!("p{at}@example.com"), "password": PASSWORD, "name": "P", "organization": "P" });
+        assert_eq!(gate.client.post("/v1/auth/register", &account).send().await.status, 201);
+    }
+    for path in ["/v1/auth/password/reset-request", "/v1/auth/email/resend-verification"] {
+        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+        for at in 0..PEOPLE {
+            for (host, took) in [("example.com", &mut known), ("example.org", &mut unknown)] {
+                let body = json!({ "email": format!("p{at}@{host}") });
+                let began = now();
+                assert_eq!(gate.client.post(path, &body).send().await.status, 200);
+                took.push(began.elapsed());
+            }
+        }
+        let median = |times: &mut Vec<Duration>| {
+            times.sort();
+            times[PEOPLE / 2]
+        };
+        let (known, unknown) = (median(&mut known), median(&mut unknown));
+        assert!(known.abs_diff(unknown) < Duration::from_millis(60), "{path}: {known:?}, {unknown:?}");
+        assert!(known.min(unknown) >= Duration::from_millis(150), "{path}: {known:?}, {unknown:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_to_who_asks_for_a_mail_does_not_wait_for_it() {
+    let gate = Setup::default().product("langgraph").start().await.expect("SQLite is always there");
+    let account = json!({ "email": "ann@example.com", "password": PASSWORD, "name": "Ann", "organization": "Ann" });
+    assert_eq!(gate.client.post("/v1/auth/register", &account).send().await.status, 201);
+    let outbox = gate.directory.path().join("outbox");
+    let mails = || std::fs::read_dir(&outbox).map_or(0, Iterator::count);
+    let until = async |wanted| {
+        let began = now();
+        while mails() != wanted {
+            assert!(began.elapsed() < Duration::from_secs(20), "{} mails, not {wanted}", mails());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    until(1).await;
+    // Nobody can write for a while: whoever is there would wait for that, and nobody else.
+    let url = format!("sqlite://{}/store/tollgate.db", gate.directory.path().display());
+    let mut store = sqlx::SqliteConnection::connect(&url).await.expect("the store");
+    store.execute("BEGIN IMMEDIATE").await.expect("nobody else writes");
+    let ask = async |path: &str, email: &str| {
+        let began = now();
+        let answer = gate.client.post(path, &json!({ "email": email })).send().await;
+        assert_eq!(answer.status, 200, "{path} {email}: {}", answer.text());
+        assert!(began.elapsed() < Duration::from_secs(2), "{path} {email}: {:?}", began.elapsed());
+    };
+    let (reset, resend) = ("/v1/auth/password/reset-request", "/v1/auth/email/resend-verification");
+    let (ann, nobody) = ("ann@example.com", "nobody@example.com");
+    tokio::join!(ask(reset, ann), ask(reset, nobody), ask(resend, ann), ask(resend, nobody));
+    assert_eq!(mails(), 1, "they wait");
+    store.execute("ROLLBACK").await.expect("it was open");
+    store.close().await.expect("a clean goodbye");
+    until(3).await;
 }
 
 struct Person {
