@@ -7,18 +7,29 @@ use serde_json::json;
 use super::backend::Backend;
 use super::client::Client;
 use super::harness::TOKEN_SECRET;
+use super::process::Home;
 use super::reload::{GENERATION, GOOD, NEW_SECRET, POSTS, WATCH, home, metric, signed_in, until, until_status};
+
+fn text(home: &Home) -> String {
+    std::fs::read_to_string(home.folder.path().join("gateway.toml")).expect("the file")
+}
+
+/// A gateway whose pepper is made at the first start, beside the store, as most files have it.
+pub fn made_at_start(backend: &Backend) -> Home {
+    let home = home(backend, WATCH, "");
+    let whole = text(&home);
+    let pepper = whole.find("[site.api_keys]").expect("a section");
+    let upstream = whole.find("[site.upstream.app]").expect("a section");
+    let without = format!("{}{}", &whole[..pepper], &whole[upstream..]);
+    std::fs::write(home.folder.path().join("gateway.toml"), without).expect("a file");
+    home
+}
 
 #[tokio::test]
 async fn a_secret_that_goes_missing_is_not_made_anew_while_it_runs_nor_by_a_successor() {
     let backend = Backend::start().await;
-    let home = home(&backend, WATCH, "");
+    let home = made_at_start(&backend);
     let folder = home.folder.path();
-    // As most files have it: made at the first start, beside the store.
-    let text = std::fs::read_to_string(folder.join("gateway.toml")).expect("the file");
-    let pepper = text.find("[site.api_keys]").expect("a section");
-    let upstream = text.find("[site.upstream.app]").expect("a section");
-    std::fs::write(folder.join("gateway.toml"), format!("{}{}", &text[..pepper], &text[upstream..])).expect("a file");
     let mut served = home.start().await;
     let made = |out: &str| out.contains("a secret was made").then_some(());
     served.process.until("that a secret was made", made).await;
@@ -40,14 +51,9 @@ async fn a_secret_that_goes_missing_is_not_made_anew_while_it_runs_nor_by_a_succ
     until(&served, GOOD, 1.0).await;
     assert_eq!(served.http.get(POSTS).api_key(&key).send().await.status, 200);
     // A site that is new has none yet, and is given one.
-    let site = text[text.find("[[site]]").expect("a site")..].replace("\"localhost\"", "\"new.example\"");
+    let whole = text(&home);
+    let site = whole[whole.find("[[site]]").expect("a site")..].replace("\"localhost\"", "\"new.example\"");
     let site = site.replace("contract = \"vantage\"", "contract = \"vantage\"\nname = \"new\"\nrealm = \"new\"");
-    let site = format!(
-        "{}{}",
-        &site[..site.find("[site.api_keys]").expect("one")],
-        &site[site.find("[site.upstream.app]").expect("one")..]
-    );
-    let whole = std::fs::read_to_string(folder.join("gateway.toml")).expect("the file");
     std::fs::write(folder.join("gateway.toml"), format!("{whole}\n{}", site.replace(TOKEN_SECRET, NEW_SECRET)))
         .expect("a file");
     until(&served, "tollgate_config_reloads_total{outcome=\"ok\"}", 3.0).await;
@@ -61,9 +67,9 @@ async fn a_secret_that_goes_missing_is_not_made_anew_while_it_runs_nor_by_a_succ
 async fn a_configuration_that_is_piped_in_is_read_once_and_is_no_change_afterwards() {
     let backend = Backend::start().await;
     let home = home(&backend, WATCH, "");
-    let mut shell = super::process::run_by("/bin/sh".as_ref(), home.folder.path());
-    // What a shell makes of `--config <(decrypt gateway.toml)`.
-    shell.args(["-c", "cat gateway.toml | (exec 3<&0 0</dev/null; exec \"$0\" serve --config /dev/fd/3)"]);
+    // It becomes the gateway, and so ends with the test.
+    let mut shell = super::process::run_by("/bin/bash".as_ref(), home.folder.path());
+    shell.args(["-c", "exec \"$0\" serve --config <(cat gateway.toml)"]);
     shell.arg(super::harness::binary());
     let served = home.start_as(shell).await;
     tokio::time::sleep(Duration::from_millis(600)).await;
@@ -77,7 +83,7 @@ async fn a_folder_of_links_that_is_swapped_whole_counts_whole_or_not_at_all() {
     let home = home(&backend, WATCH, "");
     let folder = home.folder.path();
     // As Kubernetes mounts a ConfigMap: every file a link through `..data`, which is replaced in one step.
-    let text = std::fs::read_to_string(folder.join("gateway.toml")).expect("the file");
+    let text = text(&home);
     let put = |version: &str, text: &str, tracing: &str| {
         std::fs::create_dir(folder.join(version)).expect("a folder");
         std::fs::write(folder.join(version).join("gateway.toml"), format!("include = \"tracing.toml\"\n{text}"))

@@ -17,7 +17,7 @@ use super::harness::{Gate, Setup};
 use super::wire::now;
 
 /// Longest wait for anything that must happen.
-pub const PROMPT: Duration = Duration::from_secs(5);
+pub const PROMPT: Duration = Duration::from_secs(20);
 
 pub const ASK: &str = "GET /api/v1/posts HTTP/1.1\r\nhost: localhost\r\n\r\n";
 
@@ -76,20 +76,23 @@ async fn ended(stream: &mut Stream) -> (Duration, bool) {
 
 #[tokio::test]
 async fn a_connection_may_rest_for_longer_than_a_head_may_take_and_then_ends_in_order() {
-    let gate = gate("header_timeout = \"300ms\"\nidle_timeout = \"2s\"").await;
+    // Far enough apart for a machine that does not look at everybody for a second.
+    let gate = gate("header_timeout = \"1s\"\nidle_timeout = \"5s\"").await;
     let mut stream = gate.client.stream(&[b"http/1.1"]).await;
-    for _ in 0..3 {
+    for _ in 0..2 {
         stream.write_all(ASK.as_bytes()).await.expect("sent");
         assert_eq!(answer(&mut stream).await, "401");
-        tokio::time::sleep(Duration::from_millis(600)).await;
+        tokio::time::sleep(Duration::from_millis(1500)).await;
     }
+    stream.write_all(ASK.as_bytes()).await.expect("sent");
+    assert_eq!(answer(&mut stream).await, "401");
     let (took, in_order) = ended(&mut stream).await;
-    assert!(took < Duration::from_secs(4) && in_order, "{took:?} {in_order}");
+    assert!(took > Duration::from_secs(3) && in_order, "{took:?} {in_order}");
 }
 
 #[tokio::test]
 async fn a_head_that_has_begun_comes_whole_or_not_at_all() {
-    let gate = gate("header_timeout = \"500ms\"\nidle_timeout = \"60s\"").await;
+    let gate = gate("header_timeout = \"1500ms\"\nidle_timeout = \"60s\"").await;
     let mut honest = gate.client.stream(&[b"http/1.1"]).await;
     for _ in 0..2 {
         honest.write_all(&ASK.as_bytes()[..20]).await.expect("sent");
@@ -115,7 +118,7 @@ async fn a_head_that_has_begun_comes_whole_or_not_at_all() {
             panic!("it could say the whole head");
         };
         tokio::time::timeout(PROMPT, drip).await.expect("it is cut off");
-        assert!(started.elapsed() > Duration::from_millis(450), "not before its time");
+        assert!(started.elapsed() > Duration::from_millis(1400), "not before its time");
     }
     // In one piece with the request before it, or after that one's answer.
     for with in [true, false] {
@@ -124,10 +127,12 @@ async fn a_head_that_has_begun_comes_whole_or_not_at_all() {
         half.write_all(first.as_bytes()).await.expect("sent");
         assert_eq!(answer(&mut half).await, "401");
         half.write_all(second.as_bytes()).await.expect("sent");
-        assert!(ended(&mut half).await.0 < Duration::from_secs(3), "half a head holds no connection");
+        // Half a head holds no connection for as long as one may rest.
+        ended(&mut half).await;
     }
+    // Long before it would have rested.
     let mut silent = gate.client.stream(&[b"http/1.1"]).await;
-    assert!(ended(&mut silent).await.0 < Duration::from_secs(2), "who never says a word is let go");
+    ended(&mut silent).await;
     assert!(gate.client.get("/api/v1/posts").send().await.status == 401);
 }
 
@@ -136,7 +141,7 @@ async fn an_http2_connection_rests_for_the_idle_timeout_and_not_while_a_stream_i
     let event = b"5\r\nevent\r\n".to_vec();
     let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
     let (url, backend) = endless(head, event, Duration::from_millis(200)).await;
-    let gate = streaming("header_timeout = \"300ms\"\nidle_timeout = \"1s\"", &url).await;
+    let gate = streaming("header_timeout = \"3s\"\nidle_timeout = \"1s\"", &url).await;
     let stream = gate.client.stream(&[b"h2"]).await;
     let (mut sender, connection) =
         http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
@@ -249,23 +254,31 @@ async fn a_websocket_may_be_silent_for_longer_than_a_connection_may_rest() {
 #[tokio::test]
 async fn an_address_has_so_many_connections_and_no_more() {
     let gate = gate("max_per_address = 3").await;
-    let enter = || async {
+    let enter = async |patience| {
         let mut socket = TcpStream::connect(gate.client.address).await.expect("accepted");
-        let closed = tokio::time::timeout(Duration::from_millis(300), socket.read(&mut [0; 8])).await.is_ok();
+        let closed = tokio::time::timeout(patience, socket.read(&mut [0; 8])).await.is_ok();
         (socket, closed)
     };
     let mut held = Vec::new();
     for _ in 0..3 {
-        let (socket, closed) = enter().await;
+        let (socket, closed) = enter(Duration::from_millis(300)).await;
         assert!(!closed);
         held.push(socket);
     }
-    assert!(enter().await.1, "closed at once");
+    // At once, where a silent one would be let go after ten seconds.
+    assert!(enter(Duration::from_secs(5)).await.1, "closed at once");
     let counted = "tollgate_connections_turned_away_total{listener=\"https\",reason=\"per_address\"}";
     assert_eq!(gate.metric(counted).await, Some(1.0));
     held.pop();
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(gate.client.get("/api/v1/posts").send().await.status, 401, "one has left");
+    let began = now();
+    loop {
+        // Its place is free once it is seen that it has left.
+        match gate.plain.get("/api/v1/posts").try_send().await {
+            Ok(answer) => break assert_eq!(answer.status, 401, "one has left"),
+            Err(error) => assert!(began.elapsed() < PROMPT, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test]
