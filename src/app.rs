@@ -4,6 +4,7 @@ mod expiry;
 pub mod handover;
 pub mod listeners;
 mod manager;
+mod peppers;
 mod reload;
 mod tend;
 mod traces;
@@ -108,7 +109,6 @@ pub async fn start(loaded: Loaded, parts: Parts) -> anyhow::Result<Running> {
 /// The same, on listeners that were there before where they are the ones wanted.
 pub async fn start_on(inherited: Inherited, loaded: Loaded, parts: Parts) -> anyhow::Result<Running> {
     let Loaded { boot, snapshot, kept, made, .. } = loaded;
-    tell_made(&made);
     let now = parts.clock.now();
     let metrics = Arc::clone(&parts.metrics);
     let tls = boot.tls.as_ref().map(|settings| tls::Server::new(settings, now.wall)).transpose()?;
@@ -116,6 +116,8 @@ pub async fn start_on(inherited: Inherited, loaded: Loaded, parts: Parts) -> any
     let store = Box::pin(Store::open(&boot.store, Arc::clone(&metrics), Arc::clone(&parts.clock)))
         .await
         .context("the store could not be opened ([store] url)")?;
+    peppers::remember(&store, snapshot.sites.iter().map(|site| &**site), &made, now.wall).await?;
+    tell_made(&made);
     let generation = snapshot.generation;
     let live = Live::new(snapshot, &metrics, None)?;
     let machines = Machines {

@@ -9,11 +9,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::bail;
+
 use super::expiry::Expiries;
+use super::peppers;
 use crate::config::footprint::{Footprint, Watch};
+use crate::config::snapshot::{PepperFrom, Site};
 use crate::config::{Boot, Loaded, Snapshot};
 use crate::contract::source::Located;
 use crate::gateway::{Gateway, Live};
+use crate::model::secret::Secret;
 use crate::observe::audit::Act;
 use crate::observe::log;
 use crate::tls::{Certificates, Prepared};
@@ -43,6 +48,13 @@ impl Reloader {
     pub fn before(&self) -> Before {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Before { generation: self.gateway.live().snapshot.generation, kept }
+    }
+
+    /// Has the store remember the peppers of sites that are new; where one of them cannot be, nothing of `loaded` counts.
+    pub async fn remember_peppers(&self, loaded: &Loaded) -> anyhow::Result<()> {
+        let live = self.gateway.live();
+        let sites = loaded.snapshot.sites.iter().map(|site| &**site).filter(|site| pepper(&live, site).is_none());
+        peppers::remember(&self.gateway.store, sites, &loaded.made, self.gateway.clock.now().wall).await
     }
 
     /// Puts a configuration in force that was read again, or keeps the one there is and says why. Blocks for as long
@@ -90,7 +102,16 @@ impl Reloader {
     /// Everything that can fail.
     fn prepare(&self, boot: &Boot, snapshot: Snapshot) -> anyhow::Result<(Live, Option<Prepared>)> {
         log::check_level(&boot.log.level)?;
-        let live = Live::new(snapshot, &self.gateway.metrics, Some(&self.gateway.live()))?;
+        let before = self.gateway.live();
+        for site in &snapshot.sites {
+            if pepper(&before, site).is_some_and(|pepper| *pepper != site.credential.pepper) {
+                let name = &site.name;
+                bail!(
+                    "the pepper of site `{name}` is another: all that is under the old one would end ([site.api_keys])"
+                );
+            }
+        }
+        let live = Live::new(snapshot, &self.gateway.metrics, Some(&before))?;
         let now = self.gateway.clock.now().wall;
         let certificates = match (&self.certificates, &boot.tls) {
             (Some(served), Some(settings)) => Some(served.prepare(settings, now)?),
@@ -107,6 +128,12 @@ impl Reloader {
         self.gateway.metrics.config.refused();
         self.gateway.audit(Act::ConfigurationRefused { errors: errors.len() });
     }
+}
+
+/// The pepper that is in force for a site's realm; `None`: nothing is kept under one there.
+fn pepper<'l>(live: &'l Live, site: &Site) -> Option<&'l Secret> {
+    let own = live.sites.iter().map(|live| &live.site).find(|own| own.realm == site.realm)?;
+    (own.pepper_from != PepperFrom::Nowhere).then_some(&own.credential.pepper)
 }
 
 /// Tells of secrets that nobody has a copy of yet.

@@ -7,6 +7,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinError;
 
@@ -170,10 +171,14 @@ impl Running {
         F: Fn(Before) -> Read + Send + Sync + 'static,
     {
         let (read, reloader) = (Arc::clone(read), Arc::clone(&self.reloader));
-        let before = reloader.before();
+        let (before, runtime) = (reloader.before(), Handle::current());
         let mut reading = pin!(tokio::task::spawn_blocking(move || {
             let Read { outcome, footprint } = read(before);
-            reloader.take(outcome);
+            let known = outcome.as_ref().map_or(Ok(()), |loaded| runtime.block_on(reloader.remember_peppers(loaded)));
+            match known {
+                Ok(()) => reloader.take(outcome),
+                Err(error) => reloader.refuse(&[format!("{error:#}")]),
+            }
             footprint
         }));
         let timely = tokio::time::timeout(LONG, reading.as_mut()).await;

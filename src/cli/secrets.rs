@@ -1,16 +1,21 @@
-//! `tollgate secrets new`: keys that are long and random enough, because nobody types those.
+//! `tollgate secrets`: keys that are long and random enough, because nobody types those; and what becomes of a store whose
+//! pepper is lost.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::{Subcommand, ValueEnum};
 
-use super::say;
+use super::{ConfigFile, say};
 use crate::config::disk;
 use crate::credential::generate::{self, KeyKind};
 use crate::model::entropy::SystemEntropy;
 use crate::model::secret::Secret;
+use crate::model::time::{Clock, SystemClock};
+use crate::observe::metrics::Metrics;
+use crate::store::Store;
 
 /// `tollgate secrets …`
 #[derive(Debug, Subcommand)]
@@ -23,6 +28,15 @@ pub enum Secrets {
         /// Write it here (mode 0600; an existing file is kept and is an error) instead of printing it.
         #[arg(long, short, value_name = "FILE")]
         write: Option<PathBuf>,
+    },
+    /// Give up what a site has under a pepper that is lost for good (API keys, refresh tokens, tokens in mails): the
+    /// gateway then starts with another.
+    ForgetPepper {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Which site, where the configuration has several.
+        #[arg(long)]
+        site: Option<String>,
     },
 }
 
@@ -50,10 +64,16 @@ impl From<Kind> for KeyKind {
     }
 }
 
-/// Makes the secret.
+/// Makes the secret, or forgets one.
 pub fn run(command: &Secrets) -> anyhow::Result<ExitCode> {
-    let Secrets::New { kind, write } = command;
-    let secret = generate::generate((*kind).into(), &SystemEntropy)?;
+    match command {
+        Secrets::New { kind, write } => make(*kind, write.as_deref()),
+        Secrets::ForgetPepper { file, site } => forget(&file.config, site.as_deref()),
+    }
+}
+
+fn make(kind: Kind, write: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let secret = generate::generate(kind.into(), &SystemEntropy)?;
     let text = secret.expose().trim_end();
     match write {
         None => say!("{text}"),
@@ -65,8 +85,36 @@ pub fn run(command: &Secrets) -> anyhow::Result<ExitCode> {
                 made,
                 "{shown} exists already, and what it holds may be in use: name another file, or remove it first"
             );
-            say!("wrote {shown} ({})", KeyKind::from(*kind).name());
+            say!("wrote {shown} ({})", KeyKind::from(kind).name());
         }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn forget(config: &Path, site: Option<&str>) -> anyhow::Result<ExitCode> {
+    let loaded = match super::Reading::to_look().load(config) {
+        Ok(loaded) => loaded,
+        Err(errors) => return Ok(super::check::complain(config, &errors)),
+    };
+    let sites = &loaded.snapshot.sites;
+    let all = || sites.iter().map(|site| site.name.as_str()).collect::<Vec<_>>().join(", ");
+    let site = match (site, &sites[..]) {
+        (None, [only]) => only,
+        (None, _) => bail!("the configuration has several sites; name one with --site: {}", all()),
+        (Some(name), sites) => {
+            let named = sites.iter().find(|site| site.name == name);
+            named.with_context(|| format!("there is no site `{name}`; there are: {}", all()))?
+        }
+    };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let now = clock.now().wall;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let store = Store::open(&loaded.boot.store, Arc::new(Metrics::new(now)), clock).await?;
+        let forgotten = store.forget_pepper(&site.realm, now).await;
+        store.close().await;
+        forgotten
+    })?;
+    say!("site `{}` starts with the pepper that it finds next; what was under the old one counts no more", site.name);
     Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,7 @@ use toml::Spanned;
 
 use super::given::Given;
 use super::raw::{RawApiKeys, RawKey, RawTokens};
+use super::snapshot::PepperFrom;
 use super::values::{RawSecret, Told};
 use crate::contract::Contract;
 use crate::contract::source::{Report, suggest};
@@ -145,7 +146,7 @@ pub(super) fn pepper(
     around: &Range<usize>,
     given: &Given,
     report: &mut Report<'_>,
-) -> Option<Secret> {
+) -> Option<(Secret, PepperFrom)> {
     let empty = RawApiKeys::default();
     let keys = raw.map_or(&empty, Spanned::get_ref);
     let secret = RawSecret {
@@ -156,10 +157,13 @@ pub(super) fn pepper(
         least: Some(LEAST_BYTES),
     };
     match secret.read(given, report) {
-        Ok(Some((pepper, _))) => Some(pepper),
+        Ok(Some((pepper, _))) => {
+            let file = keys.pepper_file.as_ref().map(|file| PepperFrom::File(file.get_ref().into()));
+            Some((pepper, file.unwrap_or(PepperFrom::Configuration)))
+        }
         Ok(None) if contract.and_then(under_pepper).is_none() => {
             // Each site its own, so that nothing is shared even here.
-            Some(Secret::new(format!("{realm}-{}", given.spare.expose())))
+            Some((Secret::new(format!("{realm}-{}", given.spare.expose())), PepperFrom::Nowhere))
         }
         Ok(None) => {
             let around = raw.map_or_else(|| around.clone(), Spanned::span);

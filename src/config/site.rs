@@ -143,6 +143,7 @@ pub(super) fn compile(
         return None;
     }
     let (contract, forwarded, guarded) = (contract?, forwarded?, guarded?);
+    let (pepper, pepper_from) = pepper?;
     let realm: Arc<str> = names.realm.as_str().into();
     let operations: Vec<_> =
         contract.operations.iter().enumerate().map(|(at, served)| (served.on.clone(), at)).collect();
@@ -160,8 +161,9 @@ pub(super) fn compile(
             audience,
             leeway,
             keys,
-            pepper: pepper?,
+            pepper,
         }),
+        pepper_from,
         guard_paths: guarded.0,
         guards: guarded.1,
         route_paths: forwarded.0,

@@ -3,6 +3,7 @@
 //! It holds no memory (counters, caches, connections): those belong to the gateway and outlive it.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use http::{HeaderName, Method};
@@ -74,6 +75,8 @@ pub struct Site {
     pub contract: Arc<Contract>,
     /// Its token keys and pepper.
     pub credential: Arc<credential::Settings>,
+    /// Where the pepper is from.
+    pub pepper_from: PepperFrom,
     /// Paths of the contract's operations: indices into `contract.operations`.
     pub native: Router,
     /// Indices into `guards`; ask each by [`Router::find_any_spelling`]: the site's, the contract's, then those of both
@@ -101,6 +104,17 @@ pub struct Site {
     pub max_body: u64,
     /// How its mails look; there whenever its contract sends any.
     pub mail: Option<Brand>,
+}
+
+/// Where a site's pepper is from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PepperFrom {
+    /// Drawn at each start, for a product that keeps nothing under it.
+    Nowhere,
+    /// The configuration itself, or the environment.
+    Configuration,
+    /// A file.
+    File(PathBuf),
 }
 
 /// Requests that are forwarded.

@@ -36,6 +36,8 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
+
 use crate::model::secret::Secret;
 
 pub use authenticate::Authenticator;
@@ -58,6 +60,16 @@ pub struct Settings {
     pub keys: Vec<KeySettings>,
     /// Under which API keys are hashed: at least 32 bytes.
     pub pepper: Secret,
+}
+
+impl Settings {
+    /// What tells this pepper from another without giving it away: it is a key of at least 32 bytes, and this its MAC over
+    /// what nothing else is made of.
+    pub fn pepper_fingerprint(&self) -> [u8; 32] {
+        let pepper = hmac::Key::new(hmac::HMAC_SHA256, self.pepper.expose().as_bytes());
+        let tag = hmac::sign(&pepper, format!("fingerprint of a pepper\0{}", self.realm).as_bytes());
+        tag.as_ref().try_into().expect("SHA-256 has 32 bytes")
+    }
 }
 
 /// One token key.

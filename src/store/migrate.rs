@@ -25,6 +25,7 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         sql: include_str!("migrations/0002_refresh_codes_mails.sql"),
     },
     Migration { version: 3, name: "uncounted mails", sql: include_str!("migrations/0003_uncounted_mails.sql") },
+    Migration { version: 4, name: "peppers", sql: include_str!("migrations/0004_peppers.sql") },
 ];
 
 /// The newest version that this binary knows.

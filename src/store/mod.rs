@@ -22,6 +22,7 @@ mod meter;
 mod migrate;
 pub mod operator;
 pub mod passwords;
+pub mod peppers;
 mod pool;
 pub mod refresh;
 mod rows;
@@ -45,6 +46,7 @@ pub use self::error::StoreError;
 pub use self::mails::QueuedMail;
 pub use self::operator::UserFilter;
 pub use self::passwords::{PasswordVersion, Spared};
+pub use self::peppers::{Peppered, ShownPepper};
 pub use self::refresh::{RefreshExchange, Refreshed};
 pub use self::sessions::{NewRefresh, Started, Terms};
 

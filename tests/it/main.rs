@@ -40,6 +40,7 @@ mod otlp;
 mod pace;
 mod pages;
 mod paths;
+mod peppers;
 mod phases;
 mod places;
 mod process;

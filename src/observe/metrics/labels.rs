@@ -129,6 +129,8 @@ labels! {
     StoreOperation {
         /// Whether it answers at all.
         Ping = "ping",
+        /// Remember which pepper a realm's secrets are under.
+        NotePepper = "note_pepper",
         /// Make an account.
         Register = "register",
         /// Find an account with its password hash.

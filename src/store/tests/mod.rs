@@ -10,6 +10,7 @@ mod faults;
 mod mails;
 mod opening;
 mod passwords;
+mod peppers;
 mod plans;
 mod refresh;
 mod sessions;

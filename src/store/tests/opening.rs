@@ -30,7 +30,7 @@ async fn what_was_kept_is_there_after_opening_again(bench: Arc<Bench>) {
 }
 
 async fn what_the_first_program_kept_is_there_after_an_upgrade(bench: Arc<Bench>) {
-    const BACK: &str = "DROP TABLE mails; DROP TABLE codes; DROP TABLE api_keys; DROP TABLE sessions; \
+    const BACK: &str = "DROP TABLE peppers; DROP TABLE mails; DROP TABLE codes; DROP TABLE api_keys; DROP TABLE sessions; \
         DROP TABLE sign_in_names; DROP TABLE users; DROP TABLE orgs; DROP TABLE feed; DROP TABLE changes; \
         DELETE FROM schema_versions WHERE version > 1";
     const KEPT: &str = "INSERT INTO orgs VALUES ('shop', '0a', 'ann & Co', 'pro', NULL, 0, 1, 1); \
