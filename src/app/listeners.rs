@@ -3,6 +3,7 @@
 //!
 //! A socket that stays open from one process to the next keeps its queue: nobody is refused or reset in between.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 
 use anyhow::Context;
@@ -82,7 +83,9 @@ impl Inherited {
             }
             for address in addresses {
                 let found = self.take(|given| given.serves(scheme, *address))?;
-                let sockets = if found.is_empty() { vec![bind(*address)?] } else { found };
+                let apart =
+                    addresses.iter().any(|other| other.is_ipv4() && is_every(other) && other.port() == address.port());
+                let sockets = if found.is_empty() { vec![bind(*address, apart)?] } else { found };
                 all.extend(sockets.into_iter().map(|socket| Listening { scheme, fixed: false, socket }));
             }
         }
@@ -129,15 +132,33 @@ impl Given {
     }
 }
 
-fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+fn is_every(address: &SocketAddr) -> bool {
+    address.ip().is_unspecified()
+}
+
+/// `apart`: `0.0.0.0` has a listener of its own at this port. Without one `[::]` takes what comes by IPv4 as well.
+fn bind(address: SocketAddr, apart: bool) -> anyhow::Result<TcpListener> {
     let bind = || {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if address.is_ipv6() && is_every(&address) && apart {
+            socket.set_only_v6(true)?;
+        }
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         Ok::<TcpListener, std::io::Error>(socket.into())
     };
-    bind().with_context(|| format!("{address} cannot be listened on: is something else there? (see [listen])"))
+    bind().map_err(|error| {
+        let remedy = match error.kind() {
+            ErrorKind::AddrInUse => "something else listens there: stop it, or choose another port",
+            ErrorKind::AddrNotAvailable => "this machine has no such address: 0.0.0.0 and [::] stand for all it has",
+            ErrorKind::PermissionDenied => {
+                "a port below 1024 asks for a privilege: CAP_NET_BIND_SERVICE, or a socket from the service manager"
+            }
+            _ => "look at [listen], or at --https, --http and --admin",
+        };
+        anyhow::Error::new(error).context(format!("{address} cannot be listened on: {remedy}"))
+    })
 }
 
 #[cfg(test)]
@@ -179,6 +200,26 @@ mod tests {
         // What is not handed over is bound.
         let fresh = Inherited::default().listen(wanted(&at("127.0.0.1:0"), &[])).unwrap();
         assert_eq!(fresh.len(), 1);
+    }
+
+    #[test]
+    fn every_address_of_both_families_can_be_had_at_one_port() {
+        let port = any().local_addr().unwrap().port();
+        for order in [["0.0.0.0", "[::]"], ["[::]", "0.0.0.0"]] {
+            let both: Vec<SocketAddr> = order.iter().map(|ip| format!("{ip}:{port}").parse().unwrap()).collect();
+            let all = Inherited::default().listen(wanted(&both, &[])).unwrap();
+            assert_eq!(all.len(), 2, "{order:?}");
+            for ip in ["127.0.0.1", "[::1]"] {
+                std::net::TcpStream::connect(format!("{ip}:{port}")).unwrap();
+            }
+        }
+        let alone = Inherited::default().listen(wanted(&at(&format!("[::]:{port}")), &[])).unwrap();
+        std::net::TcpStream::connect(("127.0.0.1", port)).expect("[::] alone serves both");
+        let error = Inherited::default().listen(wanted(&at(&format!("127.0.0.1:{port}")), &[])).unwrap_err();
+        assert!(error.to_string().contains("something else listens there"), "{error}");
+        drop(alone);
+        let error = Inherited::default().listen(wanted(&at("192.0.2.1:0"), &[])).unwrap_err().to_string();
+        assert!(error.contains("no such address"), "{error}");
     }
 
     #[test]

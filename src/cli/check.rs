@@ -1,11 +1,19 @@
 //! `tollgate check`: is this configuration usable? Or this contract, where the file is one.
 
+use std::fmt::Display;
 use std::path::Path;
 use std::process::ExitCode;
 
 use super::say;
+use crate::config::Loaded;
 use crate::contract::compile;
 use crate::contract::source::{Located, Source};
+use crate::gateway::Live;
+use crate::limit::Limiter;
+use crate::model::time::{Clock, SystemClock};
+use crate::observe::log;
+use crate::observe::metrics::Metrics;
+use crate::{store, tls};
 
 /// Checks the file and says so; exit status 78 (`EX_CONFIG`) when it cannot be used.
 pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
@@ -19,8 +27,13 @@ pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
     for warning in &loaded.warnings {
         eprintln!("warning: {warning}");
     }
+    let sites = loaded.snapshot.sites.clone();
+    let faults = start(loaded);
+    if !faults.is_empty() {
+        return Ok(tell(path, &faults));
+    }
     say!("{} is good", path.display());
-    for site in &loaded.snapshot.sites {
+    for site in &sites {
         let asked = match &site.client_certificates {
             None => "",
             Some(policy) if policy.required => ", client certificates required",
@@ -37,6 +50,24 @@ pub fn run(path: &Path) -> anyhow::Result<ExitCode> {
         );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a start would find wrong with what the files hold, and with the URLs of what it would connect to. Nothing is opened
+/// but files, and nobody is asked.
+fn start(loaded: Loaded) -> Vec<String> {
+    let now = SystemClock::new().now().wall;
+    let Loaded { boot, snapshot, .. } = loaded;
+    // Development certificates are made by the start, and not here.
+    let served = boot.tls.as_ref().filter(|settings| !matches!(settings, tls::Settings::Development { .. }));
+    let tls = served.map_or(Ok(()), |settings| tls::Server::new(settings, now).map(drop));
+    let live = Live::new(snapshot, &Metrics::new(now), None).map(drop);
+    let faults = [
+        tls.map_err(|error| format!("[tls] {}", log::told(&error))),
+        live.map_err(|error| log::told(&error)),
+        store::check(&boot.store).map_err(|error| format!("[store] {}", log::told(&error))),
+        Limiter::new(&boot.limit).map(drop).map_err(|error| format!("[limits] redis_url: {}", log::told(&error))),
+    ];
+    faults.into_iter().filter_map(Result::err).collect()
 }
 
 /// The file, where it is a product's contract. What else is wrong with either is told by whoever reads it as such.
@@ -82,7 +113,7 @@ pub fn complain(path: &Path, errors: &[Located]) -> ExitCode {
 }
 
 /// Prints every error with its place and remedy.
-fn tell(path: &Path, errors: &[Located]) -> ExitCode {
+fn tell(path: &Path, errors: &[impl Display]) -> ExitCode {
     for error in errors {
         eprintln!("{error}");
     }

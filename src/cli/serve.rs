@@ -26,7 +26,7 @@ pub struct Arguments {
     #[command(flatten)]
     file: ConfigFile,
     /// Try it before one backend, without a configuration file: everything that is authenticated goes there.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", conflicts_with = "config")]
     upstream: Option<String>,
     /// Listen here for https instead of where the configuration says.
     #[arg(long, value_name = "ADDRESS")]

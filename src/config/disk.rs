@@ -39,11 +39,14 @@ pub(super) fn without_newline(text: &str) -> Secret {
     Secret::new(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
+/// What [`reason`] says where a file is there and not ours.
+pub(super) const DENIED: &str = "this user may not read or write it";
+
 /// The error in the words of whoever has to mend it.
 pub(super) fn reason(error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::NotFound => "there is no such file".into(),
-        ErrorKind::PermissionDenied => "this user may not read or write it".into(),
+        ErrorKind::PermissionDenied => DENIED.into(),
         ErrorKind::IsADirectory => "it is a directory".into(),
         ErrorKind::InvalidData => "it is not UTF-8 text".into(),
         _ => error.to_string(),

@@ -10,7 +10,7 @@ use toml::Spanned;
 use super::given::Given;
 use super::raw::RawTracing;
 use super::snapshot::Tracing;
-use super::upstreams::files;
+use super::upstreams::{files, has_sound_port};
 use super::values::{RawSecret, count, duration, secs};
 use crate::contract::source::Report;
 use crate::rules::trace::Ratio;
@@ -86,6 +86,12 @@ pub(super) fn collector(raw: &RawTracing, given: &Given, report: &mut Report<'_>
         // Not shown: it holds a password, or a token.
         let remedy = "leave out what stands before the `@` or behind the `?`: headers = { authorization = \"…\" }";
         return wrong("a collector's URL holds no credentials", remedy);
+    }
+    if !has_sound_port(&uri) {
+        return wrong(
+            "the collector's URL has no port that there is",
+            "write one from 1 to 65535, or leave out the `:`",
+        );
     }
     let secured = scheme == "https";
     if let Some(tls) = raw.tls.as_ref().filter(|_| !secured) {

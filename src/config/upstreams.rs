@@ -157,11 +157,27 @@ fn address(shown: &str, place: &std::ops::Range<usize>, report: &mut Report<'_>)
         // Not shown: it holds a password.
         return wrong("a server's URL holds no credentials".into(), "leave out what stands before the `@`");
     }
+    if !has_sound_port(&uri) {
+        return wrong(
+            format!("`{shown}` has no port that there is"),
+            "write one from 1 to 65535, or leave out the `:`",
+        );
+    }
     if uri.path_and_query().is_some_and(|path| path.as_str() != "/") {
         let remedy = "leave the path out: the backend gets exactly the path that was routed";
         return wrong(format!("`{shown}` has a path"), remedy);
     }
     Some(Address::Url(uri))
+}
+
+/// Whether it has a port from 1 to 65535, or leaves it to its scheme. A number above is none to [`Uri`], in silence.
+pub(super) fn has_sound_port(uri: &Uri) -> bool {
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let after_address = authority.rsplit_once(']').map_or(authority, |(_, rest)| rest);
+    match uri.port_u16() {
+        Some(port) => port > 0,
+        None => !after_address.contains(':'),
+    }
 }
 
 /// What TLS is made with; `secured`: some server is behind TLS.

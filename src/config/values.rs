@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::disk::GONE;
+use super::disk::{DENIED, GONE};
 use super::given::Given;
 use super::raw::{Number, Text, Texts, each};
 use crate::contract::compile::windows;
@@ -179,6 +179,9 @@ impl RawSecret<'_> {
             Some(Err(reason)) => {
                 let remedy = if reason == GONE {
                     "put it back: with another in its place every credential under it would end".to_owned()
+                } else if reason == DENIED {
+                    "let the gateway's user read it: another in its place would end every credential under it"
+                        .to_owned()
                 } else {
                     self.remedy()
                 };

@@ -203,7 +203,7 @@ fn millis(took: Duration) -> f64 {
 }
 
 /// An error with its causes, on one line, with what looks like a credential starred out.
-pub(super) fn told(error: &dyn Error) -> String {
+pub fn told(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -15,10 +15,12 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
-use super::access::{AccessLine, told};
+use super::access::AccessLine;
+pub use super::access::told;
 use super::audit;
 use super::mask;
 use super::metrics::Metrics;
@@ -123,6 +125,12 @@ pub fn check_level(level: &str) -> Result<(), LogError> {
 }
 
 pub(super) fn filter(level: &str) -> Result<EnvFilter, LogError> {
+    // A word that is no level would be the name of a part, of which alone there were lines then.
+    let bare = level.split(',').map(str::trim).find(|part| !part.contains('=') && part.parse::<LevelFilter>().is_err());
+    if let Some(bare) = bare {
+        let reason = format!("`{bare}` is no level");
+        return Err(LogError::Filter { level: level.to_owned(), reason });
+    }
     EnvFilter::try_new(level).map_err(|error| LogError::Filter { level: level.to_owned(), reason: told(&error) })
 }
 

@@ -68,7 +68,7 @@ pub(super) fn path(path: &str) -> Cow<'_, str> {
 /// the name and password of a URL, private keys.
 pub(super) fn scrub(text: &str) -> String {
     const ENDS: &[char] = &[' ', '\t', '\r', '\n', '"', '\'', '`', ',', '(', ')', '<', '>', '[', ']', '{', '}', '='];
-    let text = text.find("-----BEGIN ").map_or(text, |at| &text[..at]);
+    let text = &text[..begin_of_private(text)];
     let mut out = String::with_capacity(text.len());
     let (mut after_scheme, mut after_name) = (false, false);
     for piece in text.split_inclusive(ENDS) {
@@ -86,6 +86,14 @@ pub(super) fn scrub(text: &str) -> String {
         after_name = piece.ends_with('=') && is_one_of(&["password", "secret", "token", "api_key", "pepper"]);
     }
     out
+}
+
+/// Where a PEM block begins that is not known to be public; the text's length where none does.
+fn begin_of_private(text: &str) -> usize {
+    const BEGIN: &str = "-----BEGIN ";
+    const PUBLIC: [&str; 3] = ["CERTIFICATE-----", "X509 CRL-----", "PUBLIC KEY-----"];
+    let private = |(at, _): &(usize, &str)| !PUBLIC.iter().any(|label| text[at + BEGIN.len()..].starts_with(label));
+    text.match_indices(BEGIN).find(private).map_or(text.len(), |(at, _)| at)
 }
 
 fn without_userinfo(word: &str) -> Cow<'_, str> {
@@ -154,6 +162,10 @@ mod tests {
             ("password=hunter2 user=me".to_owned(), "password=*** user=me".to_owned()),
             ("Basic dXNlcjpwYXNz=".to_owned(), "Basic ***=".to_owned()),
             ("read -----BEGIN PRIVATE KEY-----\nMIIE".to_owned(), "read ".to_owned()),
+            (
+                "it holds no `-----BEGIN CERTIFICATE-----`: -----BEGIN EC PR".to_owned(),
+                "it holds no `-----BEGIN CERTIFICATE-----`: ".to_owned(),
+            ),
         ] {
             assert_eq!(scrub(&said), shown);
         }

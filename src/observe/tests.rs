@@ -299,6 +299,10 @@ fn a_filter_that_is_none_is_refused_with_what_to_write() {
     for good in ["info", "error", "info,tollgate::edge=debug"] {
         log::check_level(good).unwrap();
     }
+    for bad in ["warning", "loud", "in fo", "info,bogus", "tollgate"] {
+        let error = log::check_level(bad).expect_err(bad).to_string();
+        assert!(error.starts_with(&format!("log.level: `{bad}` is no filter (")), "{error}");
+    }
     let error = log::check_level("tollgate=loud").unwrap_err();
     assert!(matches!(error, LogError::Filter { .. }));
     assert!(error.to_string().starts_with("log.level: `tollgate=loud` is no filter ("), "{error}");

@@ -15,27 +15,46 @@ use super::{Settings, migrate};
 /// How long opening and migrating may take: an index over a large table is built once in a while.
 const OPENING: Duration = Duration::from_mins(5);
 
+/// Said of a database that would let nobody sign in.
+const READ_ONLY: &str = "the database can be read but not written";
+
 /// A PostgreSQL connection that rested for less than this is used without asking whether it still lives.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// Connects, makes what is missing, migrates.
-pub(super) async fn open(settings: &Settings) -> Result<Pool, StoreError> {
-    let url = settings.url.expose();
+/// Whether `url` can be one of a store, without opening it.
+pub(super) fn check(url: &str) -> Result<(), StoreError> {
     if url.starts_with("sqlite:") {
-        bounded(OPENING, open_sqlite(settings, url)).await
+        sqlite(url).map(drop)
     } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        bounded(OPENING, open_postgres(settings, url)).await
+        let bad = |error: sqlx::Error| StoreError::Url { what: error.to_string() };
+        PgConnectOptions::from_str(url).map(drop).map_err(bad)
     } else {
         Err(StoreError::Url { what: "it starts with neither sqlite:// nor postgres://".into() })
     }
 }
 
-async fn open_sqlite(settings: &Settings, url: &str) -> Result<Pool, StoreError> {
-    let options = SqliteConnectOptions::from_str(url)?;
-    let file = options.get_filename().to_owned();
-    if url.contains(":memory:") || url.contains("mode=memory") || file.as_os_str().is_empty() {
+/// Connects, makes what is missing, migrates.
+pub(super) async fn open(settings: &Settings) -> Result<Pool, StoreError> {
+    let url = settings.url.expose();
+    check(url)?;
+    if url.starts_with("sqlite:") {
+        bounded(OPENING, open_sqlite(settings, url)).await
+    } else {
+        bounded(OPENING, open_postgres(settings, url)).await
+    }
+}
+
+fn sqlite(url: &str) -> Result<SqliteConnectOptions, StoreError> {
+    let options = SqliteConnectOptions::from_str(url).map_err(|error| StoreError::Url { what: error.to_string() })?;
+    if url.contains(":memory:") || url.contains("mode=memory") || options.get_filename().as_os_str().is_empty() {
         return Err(StoreError::Url { what: "a file is needed, such as sqlite://data/tollgate.db".into() });
     }
+    Ok(options)
+}
+
+async fn open_sqlite(settings: &Settings, url: &str) -> Result<Pool, StoreError> {
+    let options = sqlite(url)?;
+    let file = options.get_filename().to_owned();
     make_file(&file).await.map_err(|error| {
         StoreError::unavailable(std::io::Error::new(error.kind(), format!("{}: {error}", file.display())))
     })?;
@@ -94,6 +113,9 @@ async fn prepare_sqlite(options: SqliteConnectOptions) -> Result<(), StoreError>
         )));
     }
     migrate::run!(Sqlite, &mut connection, "BEGIN IMMEDIATE", "")?;
+    // One that is there already but not ours to write opens all the same, and fails at the first write.
+    let written = sqlx::query("PRAGMA user_version = 0").execute(&mut connection).await;
+    written.map_err(|error| StoreError::unavailable(format!("{READ_ONLY}: {error}")))?;
     connection.close().await?;
     Ok(())
 }
@@ -105,6 +127,10 @@ async fn open_postgres(settings: &Settings, url: &str) -> Result<Pool, StoreErro
         None => options.application_name("tollgate"),
     };
     let mut connection = bounded(patience(settings), async { Ok(options.connect().await?) }).await?;
+    let read_only: String = sqlx::query_scalar("SHOW transaction_read_only").fetch_one(&mut connection).await?;
+    if read_only == "on" {
+        return Err(StoreError::unavailable(format!("{READ_ONLY}: it is a standby, or set to be read only")));
+    }
     migrate::run!(Postgres, &mut connection, "BEGIN", "SELECT pg_advisory_xact_lock(8391720451127603)")?;
     connection.close().await?;
 

@@ -98,6 +98,11 @@ impl<Id> Page<Id> {
 /// Sorts after every id, which are hexadecimal digits: where a list of the newest starts.
 const AFTER_ALL_IDS: &str = "~";
 
+/// Whether the URL can be one of a store. Opens nothing.
+pub fn check(settings: &Settings) -> Result<(), StoreError> {
+    connect::check(settings.url.expose())
+}
+
 impl Store {
     /// Opens the database: makes an SQLite file and its folder where there is none, runs the missing migrations.
     /// Every use is counted in `metrics` and timed by `clock`.

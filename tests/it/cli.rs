@@ -62,6 +62,40 @@ async fn a_bad_configuration_is_told_all_at_once_with_place_and_remedy() {
 }
 
 #[tokio::test]
+async fn what_only_a_start_would_find_is_found_by_the_check() {
+    let folder = folder();
+    let shipped = fs::read_to_string("config/gateway.toml").expect("the configuration that ships");
+    let pair = |name: &str| {
+        let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("a certificate");
+        fs::write(folder.path().join(format!("{name}.pem")), made.cert.pem()).expect("a file");
+        fs::write(folder.path().join(format!("{name}.key")), made.signing_key.serialize_pem()).expect("a file");
+    };
+    pair("one");
+    pair("two");
+    let tls = |key: &str| {
+        let pair = format!("[[tls.certificate]]\ncertificate = \"one.pem\"\nkey = \"{key}.key\"\n");
+        shipped.replace("development = true\n", &pair)
+    };
+    let store = |url: &str| shipped.replace("sqlite://data/tollgate.db", url);
+    for (text, part) in [
+        (tls("two"), "[tls] "),
+        (store("postgres://u:hunter2@localhost:notaport/db"), "[store] "),
+        (store("sqlite://"), "[store] "),
+        (shipped.replace("[limits]\n", "[limits]\nredis_url = \"redis://localhost:99999\"\n"), "[limits] "),
+    ] {
+        assert_ne!(text, shipped, "{part}");
+        fs::write(folder.path().join("bad.toml"), text).expect("a file");
+        let err = told(folder.path(), &["check", "--config", "bad.toml"]).await.bad(78);
+        assert!(err.starts_with(part) && err.contains("cannot be used: 1 error") && !err.contains("hunter2"), "{err}");
+    }
+    fs::write(folder.path().join("good.toml"), tls("one")).expect("a file");
+    told(folder.path(), &["check", "--config", "good.toml"]).await.good();
+    // A file that would be passed over is no file to be silent about.
+    let both = ["serve", "--upstream", "http://127.0.0.1:9", "--config", "good.toml"];
+    assert!(told(folder.path(), &both).await.bad(2).contains("cannot be used with"));
+}
+
+#[tokio::test]
 async fn what_is_not_there_or_no_configuration_is_told_without_a_stumble() {
     let folder = folder();
     let err = told(folder.path(), &["check"]).await.bad(78);

@@ -15,6 +15,7 @@ on_both!(
     what_was_kept_is_there_after_opening_again,
     what_the_first_program_kept_is_there_after_an_upgrade,
     a_database_of_a_newer_program_is_refused,
+    what_can_be_read_but_not_written_is_not_opened,
 );
 
 fn settings(url: String) -> Settings {
@@ -168,6 +169,20 @@ async fn postgres_sessions_wait_for_the_log_and_for_nothing_else_without_end() {
         store.close().await;
     })
     .await;
+}
+
+async fn what_can_be_read_but_not_written_is_not_opened(bench: Arc<Bench>) {
+    // Root may write whatever a file's mode says: here PostgreSQL alone.
+    if bench.store.backend() == "sqlite" {
+        return;
+    }
+    let url = bench.settings.url.expose();
+    let and = if url.contains('?') { '&' } else { '?' };
+    let Err(error) = super::open(&settings(format!("{url}{and}options[default_transaction_read_only]=on"))).await
+    else {
+        panic!("opened")
+    };
+    assert!(matches!(error, StoreError::Unavailable { .. }) && error.to_string().contains("not written"), "{error}");
 }
 
 #[tokio::test]
