@@ -132,6 +132,7 @@ pub async fn start_on(inherited: Inherited, loaded: Loaded, parts: Parts) -> any
 
     let workers =
         Workers::start(gateway.bounds.workers).context("the workers could not be started ([connections] workers)")?;
+    gateway.limiter.reach(now).await;
     let head = gateway.store.change_head().await.context("the change feed could not be read")?;
     let stop = CancellationToken::new();
     let certificates = tls.as_ref().map(|server| Arc::clone(&server.certificates));

@@ -184,8 +184,7 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// A limiter that has counted nothing. Redis is connected to at the first admission: whether it can be
-    /// reached now decides nothing that `on_failure` does not decide later.
+    /// A limiter that has counted nothing. Redis is not connected to: [`Self::reach`].
     pub fn new(settings: &Settings) -> Result<Self, LimitError> {
         let redis = match &settings.backend {
             Backend::Memory => None,
@@ -194,6 +193,15 @@ impl Limiter {
             }
         };
         Ok(Self { memory: Memory::new(settings.max_subjects), redis })
+    }
+
+    /// Connects to the Redis, if there is one, so that the first requests need not wait for it. Whether it can be reached
+    /// decides nothing that `on_failure` does not decide later; it takes half a second at most, or as long as an
+    /// admission may.
+    pub async fn reach(&self, now: Now) {
+        if let Some((redis, _)) = &self.redis {
+            redis.reach(now.steady).await;
+        }
     }
 
     /// Admits all of `charges` or none. In memory this never waits.

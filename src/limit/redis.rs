@@ -9,16 +9,16 @@
 //! back early by the step, and nothing in a Redis could tell. A call whose answer is lost may have been counted: a
 //! retry then counts twice, which errs towards refusal.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use std::{fmt, io};
 
 use arc_swap::ArcSwapOption;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, RedisError, Script, ScriptInvocation};
-use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::ask::{self, Asks, Group};
 use super::circuit::{Circuit, Pass};
@@ -39,9 +39,9 @@ pub(super) struct Redis {
     client: Client,
     script: Script,
     /// The one connection, which all callers share; none before the first call and after a failure.
-    connection: ArcSwapOption<MultiplexedConnection>,
+    connection: Arc<ArcSwapOption<MultiplexedConnection>>,
     /// Held by whoever makes a new connection, so that a lost one is made again once, not once a request.
-    connecting: Mutex<()>,
+    connecting: Arc<Mutex<()>>,
     timeout: Duration,
     circuit: Circuit,
     failures: AtomicU64,
@@ -72,13 +72,13 @@ impl RedisFailure {
 }
 
 impl Redis {
-    /// Reads the URL; connects at the first admission.
+    /// Reads the URL; connects when told to ([`Self::reach`]), or at the first admission.
     pub fn new(url: &Secret, timeout: Duration) -> Result<Self, RedisError> {
         Ok(Self {
             client: Client::open(url.expose())?,
             script: Script::new(include_str!("redis.lua")),
-            connection: ArcSwapOption::empty(),
-            connecting: Mutex::new(()),
+            connection: Arc::default(),
+            connecting: Arc::default(),
             timeout,
             circuit: Circuit::new(timeout + PAUSE),
             failures: AtomicU64::new(0),
@@ -115,14 +115,24 @@ impl Redis {
                 }
                 Ok(verdicts)
             }
-            Err(failure) => {
-                self.failures.fetch_add(1, Ordering::Relaxed);
-                if self.circuit.trip(now) {
-                    tracing::warn!(error = %failure, "the limiter's Redis failed; the fallback decides");
-                }
-                Err(failure)
-            }
+            Err(failure) => Err(self.failed(failure, now)),
         }
+    }
+
+    /// Connects, so that no request has to wait for that; where it cannot be reached in time it is given up for a moment.
+    pub async fn reach(&self, now: Steady) {
+        if let Err(failure) = self.connect(Instant::now() + self.patience()).await {
+            self.failed(failure, now);
+        }
+    }
+
+    /// Counts the failure, and gives Redis up for a moment.
+    fn failed(&self, failure: RedisFailure, now: Steady) -> RedisFailure {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        if self.circuit.trip(now) {
+            tracing::warn!(error = %failure, "the limiter's Redis failed; the fallback decides");
+        }
+        failure
     }
 
     /// Forgets the subjects. While Redis is given up, nothing is done: what counts runs out by itself.
@@ -152,8 +162,9 @@ impl Redis {
     /// Asks once; on a connection found lost, a second time on a new one. After any failure the connection is dropped:
     /// one that no longer carries (a failed-over address, a demoted primary) must not be what the next try uses.
     async fn ask(&self, invocation: &ScriptInvocation<'_>) -> Result<Vec<u64>, RedisFailure> {
+        let due = Instant::now() + self.timeout;
         if let Some(connection) = self.connection.load_full() {
-            match self.run(&connection, invocation).await {
+            match self.run(&connection, invocation, due).await {
                 Err(failure) => {
                     self.forget(&connection);
                     if !failure.is_lost_connection() {
@@ -163,8 +174,8 @@ impl Redis {
                 answer => return answer,
             }
         }
-        let connection = self.connect().await?;
-        let answer = self.run(&connection, invocation).await;
+        let connection = self.connect(due).await?;
+        let answer = self.run(&connection, invocation, due).await;
         if answer.is_err() {
             self.forget(&connection);
         }
@@ -175,27 +186,30 @@ impl Redis {
         &self,
         connection: &MultiplexedConnection,
         invocation: &ScriptInvocation<'_>,
+        due: Instant,
     ) -> Result<Vec<u64>, RedisFailure> {
         let mut own = connection.clone();
-        let answer = timeout(self.timeout, invocation.invoke_async(&mut own)).await;
+        let answer = timeout_at(due, invocation.invoke_async(&mut own)).await;
         Ok(answer.map_err(|_| RedisFailure::Timeout(self.timeout))??)
     }
 
-    async fn connect(&self) -> Result<Arc<MultiplexedConnection>, RedisFailure> {
-        let waited = timeout(self.timeout, self.connecting.lock()).await;
-        let _turn = waited.map_err(|_| RedisFailure::Timeout(self.timeout))?;
-        if let Some(connection) = self.connection.load_full() {
-            return Ok(connection);
-        }
-        let patience = self.timeout.max(CONNECT);
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(patience))
-            .set_response_timeout(Some(patience))
-            .set_pipeline_buffer_size(PIPELINE);
-        let connected = timeout(patience, self.client.get_multiplexed_async_connection_with_config(&config)).await;
-        let connection = Arc::new(connected.map_err(|_| RedisFailure::Timeout(patience))??);
-        self.connection.store(Some(connection.clone()));
-        Ok(connection)
+    /// A connection, while an admission may wait for it. Its making goes on beyond that: with TLS and a login it may take
+    /// longer, and whoever asks next finds it made.
+    async fn connect(&self, due: Instant) -> Result<Arc<MultiplexedConnection>, RedisFailure> {
+        let made = async {
+            let turn = Arc::clone(&self.connecting).lock_owned().await;
+            if let Some(connection) = self.connection.load_full() {
+                return Ok(connection);
+            }
+            let making = tokio::spawn(make(self.client.clone(), self.patience(), Arc::clone(&self.connection), turn));
+            making.await.map_err(|ended| RedisError::from(io::Error::other(ended)))?
+        };
+        timeout_at(due, made).await.map_err(|_| RedisFailure::Timeout(self.timeout))?
+    }
+
+    /// How long the making of a connection may take.
+    fn patience(&self) -> Duration {
+        self.timeout.max(CONNECT)
     }
 
     /// Drops `failed`, unless somebody has already put a new connection in its place.
@@ -225,6 +239,24 @@ impl Redis {
         }
         invocation
     }
+}
+
+/// Makes the connection that all share, whether or not somebody still waits for it. `_turn`: nobody else makes one
+/// meanwhile.
+async fn make(
+    client: Client,
+    patience: Duration,
+    shared: Arc<ArcSwapOption<MultiplexedConnection>>,
+    _turn: OwnedMutexGuard<()>,
+) -> Result<Arc<MultiplexedConnection>, RedisFailure> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(patience))
+        .set_response_timeout(Some(patience))
+        .set_pipeline_buffer_size(PIPELINE);
+    let made = timeout(patience, client.get_multiplexed_async_connection_with_config(&config)).await;
+    let connection = Arc::new(made.map_err(|_| RedisFailure::Timeout(patience))??);
+    shared.store(Some(Arc::clone(&connection)));
+    Ok(connection)
 }
 
 impl fmt::Debug for Redis {

@@ -25,6 +25,8 @@ struct StandIn {
     silent: AtomicBool,
     /// Closes the connection on the next command instead of answering it.
     cut: AtomicBool,
+    /// Takes this long over whatever comes before the first admission.
+    slow_login: AtomicUsize,
 }
 
 impl StandIn {
@@ -51,6 +53,10 @@ impl StandIn {
             let admission = command == b"EVALSHA";
             if admission && self.cut.swap(false, Ordering::SeqCst) {
                 return;
+            }
+            if !admission {
+                let millis = self.slow_login.load(Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(u64::try_from(millis).unwrap())).await;
             }
             let answer: &[u8] = if admission { b"*4\r\n:0\r\n:0\r\n:7\r\n:1000\r\n" } else { b"+OK\r\n" };
             self.admissions.fetch_add(usize::from(admission), Ordering::SeqCst);
@@ -88,8 +94,12 @@ async fn read_number(stream: &mut BufReader<TcpStream>) -> Option<usize> {
 }
 
 fn limiter(address: SocketAddr, on_failure: OnFailure) -> Limiter {
+    hasty(address, on_failure, TIMEOUT)
+}
+
+fn hasty(address: SocketAddr, on_failure: OnFailure, timeout: Duration) -> Limiter {
     let url = Secret::new(format!("redis://{address}/"));
-    let backend = Backend::Redis { url, timeout: TIMEOUT, on_failure };
+    let backend = Backend::Redis { url, timeout, on_failure };
     Limiter::new(&Settings { backend, max_subjects: 1000 }).unwrap()
 }
 
@@ -121,6 +131,33 @@ async fn without_redis_each_policy_does_what_its_name_says() {
     }
     assert!(allow.is_degraded() && deny.is_degraded() && local.is_degraded());
     assert_eq!((allow.failures(), local.subjects(), allow.subjects()), (1, 1, 0), "one try, then nobody asked");
+}
+
+#[tokio::test]
+async fn no_admission_waits_for_a_connection_that_takes_longer_and_the_next_one_finds_it_made() {
+    const SHORT: Duration = Duration::from_millis(50);
+    let (peer, address) = StandIn::start().await;
+    // Its several steps together: longer than an admission may take, and shorter than a connection may.
+    peer.slow_login.store(100, Ordering::SeqCst);
+    let (slow, clock) = (hasty(address, OnFailure::Local, SHORT), clock());
+    let asked = std::time::Instant::now();
+    assert!(passes(&admit(&slow, &clock).await.unwrap()), "decided here");
+    assert!(asked.elapsed() < Duration::from_millis(300), "{:?}", asked.elapsed());
+    assert_eq!(peer.seen(), (1, 0));
+    tokio::time::sleep(Duration::from_millis(450)).await;
+    clock.advance(Duration::from_secs(2));
+    assert!(passes(&admit(&slow, &clock).await.unwrap()));
+    assert_eq!((peer.seen(), slow.is_degraded()), ((1, 1), false), "on the connection that was begun for the first");
+
+    // One that is told to connect beforehand has it for the first admission.
+    let early = hasty(address, OnFailure::Deny, SHORT);
+    early.reach(clock.now()).await;
+    assert!(!early.is_degraded());
+    assert!(passes(&admit(&early, &clock).await.unwrap()));
+    // And knows beforehand where there is none.
+    let none = limiter(nowhere().await, OnFailure::Deny);
+    none.reach(clock.now()).await;
+    assert!(none.is_degraded());
 }
 
 #[tokio::test]
