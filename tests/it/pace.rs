@@ -294,7 +294,7 @@ async fn a_trusted_proxy_has_as_many_connections_as_there_are() {
     }
 }
 
-/// A backend that answers as soon as it has a head, and reads on all the same: what it reads after the heads.
+/// A backend that answers as soon as it has a head, once a connection, and reads on: what it reads behind the heads.
 async fn hasty() -> (String, Arc<Mutex<Vec<u8>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("its address"));
@@ -325,15 +325,15 @@ async fn hasty() -> (String, Arc<Mutex<Vec<u8>>>) {
 
 #[tokio::test]
 async fn what_a_body_lacks_when_its_answer_is_out_is_never_the_next_request() {
-    let (backend, read) = hasty().await;
-    let routes = format!(
-        "[[site.route]]\nmatch = \"POST /open/{{*rest}}\"\npublic = true\nupstream = \"hasty\"\n\
-         [site.upstream.hasty]\nservers = [\"{backend}\"]\n"
-    );
-    let gate = Setup::default().routes(&routes).start().await.expect("SQLite");
     let length = format!("content-length: {}\r\n\r\nabc", 3 + ASK.len());
     let chunk = format!("transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n{:x}\r\n", ASK.len());
     for (begin, end) in [(&length, ""), (&chunk, "\r\n0\r\n\r\n")] {
+        let (backend, read) = hasty().await;
+        let routes = format!(
+            "[[site.route]]\nmatch = \"POST /open/{{*rest}}\"\npublic = true\nupstream = \"hasty\"\n\
+             [site.upstream.hasty]\nservers = [\"{backend}\"]\n"
+        );
+        let gate = Setup::default().routes(&routes).start().await.expect("SQLite");
         let mut stream = gate.client.stream(&[b"http/1.1"]).await;
         let head = format!("POST /open/x HTTP/1.1\r\nhost: localhost\r\n{begin}");
         stream.write_all(head.as_bytes()).await.expect("sent");
