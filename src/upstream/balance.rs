@@ -72,6 +72,11 @@ impl Health {
     }
 
     fn count(&self, failures: &AtomicU32, most: u32, rules: &Ejection) {
+        // What was under way when it was left out is no further failure: a hundred requests that a restart cuts off would
+        // keep it out for the longest time at once.
+        if self.is_ejected() {
+            return;
+        }
         let count = failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         if let Some(doublings) = count.checked_sub(most).filter(|_| most > 0) {
             let rest = rules.first.saturating_mul(1 << doublings.min(16)).min(rules.longest);
@@ -209,10 +214,17 @@ mod tests {
         assert!(!health.is_ejected(), "a success between them starts the count anew");
         fail(1);
         assert!(health.is_ejected() && rest() <= 1_000);
-        fail(1);
-        assert!(rest() > 1_500 && rest() <= 2_000);
         fail(100);
-        assert!(rest() <= 30_000);
+        assert!(rest() <= 1_000, "what fails meanwhile was under way before");
+        let back = || health.ejected_until.store(health.millis(), Ordering::Relaxed);
+        back();
+        fail(100);
+        assert!(rest() > 1_500 && rest() <= 2_000);
+        (0..10).for_each(|_| {
+            back();
+            fail(1);
+        });
+        assert!(rest() > 29_000 && rest() <= 30_000);
         // Answers are counted by themselves, and not at all where nobody wants it.
         let (health, off) = (Health::new(), Ejection { failures: 0, ..rules });
         (0..100).for_each(|_| health.erred(&off));

@@ -68,6 +68,33 @@ async fn where_all_are_full_a_request_gets_the_first_connection_that_is_free_any
     assert!(matches!(late, Err(SendError::Busy { .. })) && begun.elapsed() < 3 * SHORT, "{:?}", begun.elapsed());
 }
 
+#[tokio::test]
+async fn a_restart_that_many_requests_have_seen_is_one_failure_and_not_many() {
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let good = Peer::always(OK).await;
+    let rules = Ejection { longest: Duration::from_mins(1), ..Ejection::default() };
+    let plenty = Retries { percent: 100, per_second: 1000 };
+    let to = Settings { ejection: rules, retries: plenty, ..settings(&[gone, good.address]) };
+    let pools = Pools::new(None);
+    let all = futures_util::future::join_all((0..60).map(|_| ask(&pools, &to, get("/"))));
+    assert!(within(all).await.iter().all(|answer| answer == "ok"));
+    assert!(ejected(&pools).contains(&true));
+    // It is there again, and asked again, as soon as the first time is over.
+    let (revived, begun) = (TcpListener::bind(gone).await.unwrap(), tokio::time::Instant::now());
+    let asking = async {
+        loop {
+            ask(&pools, &to, get("/")).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let asking = Box::pin(asking);
+    within(async {
+        tokio::select! { asked = revived.accept() => drop(asked.unwrap()), () = asking => {} }
+    })
+    .await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
 /// Reads a request and closes without a word: whether it was acted on, nobody knows.
 async fn dying() -> Peer {
     Peer::play(|_, mut wire| async move {
