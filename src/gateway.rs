@@ -1,7 +1,7 @@
 //! The one shared handle: what the gateway knows ([`Live`], replaced whole at a reload) and what it remembers
 //! (store, windows, caches, connections; untouched by a reload).
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -66,6 +66,8 @@ pub struct Gateway {
     pub passwords: PasswordPool,
     /// One sign-in to an account at a time: see [`Gateway::sign_in_turn`].
     sign_ins: Box<[tokio::sync::Mutex<()>]>,
+    /// Which turn is whose: drawn anew by each process, so that nobody can choose names that share one with a victim.
+    sign_in_order: RandomState,
     /// Looking for an account, a few at a time: see [`Gateway::account_to_sign_in`].
     looking: Semaphore,
     /// Connections to backends.
@@ -276,6 +278,7 @@ impl Gateway {
             passwords: PasswordPool::new(&boot.cache, Arc::clone(&entropy), Arc::clone(&metrics))?,
             looking: Semaphore::new(LOOKING),
             sign_ins: std::iter::repeat_with(tokio::sync::Mutex::default).take(SIGN_IN_TURNS).collect(),
+            sign_in_order: RandomState::new(),
             pools: Pools::new(Some(upstream::tls::client_config()?)),
             mailer: Mailer::new(&boot.mail)?,
             assertions: Assertions::new(boot.cache.tokens),
@@ -355,9 +358,7 @@ impl Gateway {
     /// successes need no count at all; `None` when that takes too long. Turns are shared by a few accounts: their
     /// number is fixed, so that inventing accounts costs no memory.
     pub async fn sign_in_turn(&self, subject: &Subject) -> Option<MutexGuard<'_, ()>> {
-        let mut hasher = DefaultHasher::new();
-        subject.hash(&mut hasher);
-        let turn = usize::try_from(hasher.finish() % SIGN_IN_TURNS as u64).unwrap_or(0);
+        let turn = usize::try_from(self.sign_in_order.hash_one(subject) % SIGN_IN_TURNS as u64).unwrap_or(0);
         tokio::time::timeout(SIGN_IN_WAIT, self.sign_ins[turn].lock()).await.ok()
     }
 
