@@ -51,8 +51,13 @@ pub fn check(request: &request::Parts) -> Result<(), Problem> {
         _ if second.is_some() => refuse("more than one Host"),
         // Also where a site serves every name: its backend is told this one (RFC 9110 section 7.2).
         (Some(host), _) if !is_host(host.as_bytes()) => refuse("the Host header is no host"),
+        // HTTP/1.1 says it also beside a target in absolute form (RFC 9112 section 3.2).
         (None, None) if request.version != Version::HTTP_10 => refuse("no Host"),
+        (None, _) if request.version == Version::HTTP_11 => refuse("no Host"),
         (_, Some(authority)) if authority.as_str().contains('@') => refuse("user information in the request target"),
+        (_, Some(authority)) if !is_host(authority.as_str().as_bytes()) => {
+            refuse("the request target's authority is no host")
+        }
         (Some(host), Some(authority)) if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
             refuse("Host and the request target disagree")
         }
@@ -188,7 +193,15 @@ mod tests {
         assert!(checked(Version::HTTP_2, "https://a.example/", &[]));
         assert!(checked(Version::HTTP_11, "http://a.example/", &[("host", "A.example")]));
         assert!(!checked(Version::HTTP_11, "http://a.example/", &[("host", "b.example")]));
-        assert!(!checked(Version::HTTP_11, "http://u@a.example/", &[]));
+        assert!(!checked(Version::HTTP_11, "http://u@a.example/", &[("host", "a.example")]));
+        assert!(!checked(Version::HTTP_2, "https://u@a.example/", &[]));
+        assert!(!checked(Version::HTTP_11, "http://a.example/", &[]), "a target is no Host");
+        for authority in ["http://a'b,c;d/", "http://x'+alert(1)+',y;z/"] {
+            let host = &authority["http://".len()..authority.len() - 1];
+            assert!(!checked(Version::HTTP_2, authority, &[]), "{authority}");
+            assert!(!checked(Version::HTTP_10, authority, &[]), "{authority}");
+            assert!(!checked(Version::HTTP_11, authority, &[("host", host)]), "{authority}");
+        }
         assert!(!checked(Version::HTTP_11, "ftp://a.example/", &[("host", "a.example")]));
         assert!(!checked(Version::HTTP_2, "ws://a.example/", &[]));
     }

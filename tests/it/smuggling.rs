@@ -349,6 +349,7 @@ async fn one_request_is_for_one_host() {
     play(&[
         ("honest", "GET {at} HTTP/1.1\r\nhost: localhost\r\n{auth}\r\n", Passes(1)),
         ("with a port", "GET {at} HTTP/1.1\r\nhost: LOCALHOST:8443\r\n{auth}\r\n", Passes(1)),
+        ("absolute form without Host", "GET http://localhost{at} HTTP/1.1\r\n{auth}\r\n", Refused(400)),
         ("absolute form", "GET http://localhost{at} HTTP/1.1\r\nhost: localhost\r\n{auth}\r\n", Passes(1)),
         (
             "absolute form for another",
