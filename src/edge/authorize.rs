@@ -37,6 +37,7 @@ pub struct NativePermit {
 #[derive(Debug)]
 pub struct ForwardPermit {
     route: usize,
+    twins: SmallVec<[usize; 2]>,
     caller: Option<Arc<Principal>>,
     tried: Vec<(Rule, Lack)>,
 }
@@ -57,6 +58,11 @@ impl ForwardPermit {
     /// The route that lets it pass.
     pub fn route(&self) -> usize {
         self.route
+    }
+
+    /// Other routes that the path may mean to a backend: what they count must be paid as well.
+    pub fn twins(&self) -> &[usize] {
+        &self.twins
     }
 
     /// By whom; `None`: the route is public.
@@ -209,7 +215,9 @@ pub fn authorize(exchange: &Exchange, target: Target) -> Result<Permit, Denied> 
     }
     Ok(match target {
         Target::Native(target) => Permit::Native(NativePermit { target, caller }),
-        Target::Forward(target) => Permit::Forward(ForwardPermit { route: target.route, caller, tried }),
+        Target::Forward(target) => {
+            Permit::Forward(ForwardPermit { route: target.route, twins: target.twins, caller, tried })
+        }
         Target::KeySet => Permit::KeySet,
     })
 }

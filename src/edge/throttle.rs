@@ -129,11 +129,14 @@ fn caller(permit: &Permit) -> Option<&Principal> {
 /// What a request pays, of which windows: of those that hold, and of those that are only tried.
 fn charges<'a>(live: &'a LiveSite, client: IpAddr, permit: &'a Permit) -> (SmallVec<[Charge<'a>; 4]>, Vec<Charge<'a>>) {
     let mut charges: SmallVec<[Charge<'_>; 4]> = SmallVec::new();
-    let route = match permit {
-        Permit::Native(_) => None,
-        Permit::Forward(permit) => Some(&live.site.routes[permit.route()]),
+    let (route, twins) = match permit {
+        Permit::Native(_) => (None, &[][..]),
+        Permit::Forward(permit) => (Some(permit.route()), permit.twins()),
         Permit::KeySet => return (charges, Vec::new()),
     };
+    // Another spelling of a route's path leads to the same resource at many backends: it pays what the route's own does,
+    // from the same windows.
+    let routes = || route.iter().chain(twins).map(|route| &live.site.routes[*route]);
     let caller = caller(permit);
     let cost = match permit {
         // Whoever has to throw a thief out is not told to come back in an hour.
@@ -142,7 +145,7 @@ fn charges<'a>(live: &'a LiveSite, client: IpAddr, permit: &'a Permit) -> (Small
         {
             0
         }
-        _ => route.map_or(1, |route| route.cost),
+        _ => routes().map(|route| route.cost).max().unwrap_or(1),
     };
     match caller {
         Some(principal) => charge_caller(live, principal, cost, &mut charges),
@@ -151,11 +154,16 @@ fn charges<'a>(live: &'a LiveSite, client: IpAddr, permit: &'a Permit) -> (Small
         }
         None => {}
     }
-    if let Some(route) = route {
+    if route.is_some() {
         charges.push(by_address(live, "all", client, &live.site.limits.per_address, cost));
-        if let Some(principal) = caller {
+    }
+    if let Some(principal) = caller {
+        for route in routes() {
             let subject = Subject::route(&live.site.realm, &route.name, principal.account.org.id);
-            charges.push(Charge { subject, windows: &route.windows, cost });
+            // Two readings of one path may name the same route.
+            if charges.iter().all(|charge| charge.subject != subject) {
+                charges.push(Charge { subject, windows: &route.windows, cost });
+            }
         }
     }
     let tried = charges.iter().map(|charge| charge.in_shadow()).filter(Charge::asks).collect();

@@ -112,6 +112,22 @@ async fn whoever_has_spent_more_than_a_lowered_limit_can_still_throw_a_thief_out
 }
 
 #[tokio::test]
+async fn every_spelling_of_a_routes_path_spends_what_the_route_counts() {
+    let routes = "[[site.route]]\nmatch = \"* /api/v1/{*rest}\"\nupstream = \"app\"\n\
+                  [[site.route]]\nmatch = \"GET /api/v1/report\"\nupstream = \"app\"\nlimits = [\"4/1h\"]\ncost = 2\n";
+    let gate = Setup::default().routes(routes).start().await.expect("SQLite");
+    let token = gate.signed_in("ada@example.com").await;
+    let ask = async |path: &str| gate.client.get(path).bearer(&token).send().await.status.as_u16();
+    assert_eq!(ask("/api/v1/Report").await, 200);
+    assert_eq!(ask("/api/v1/report").await, 200);
+    for path in ["/api/v1/report", "/api/v1/report/", "/api/v1/Report", "/api/v1/REPORT/"] {
+        assert_eq!(ask(path).await, 429, "{path}");
+    }
+    assert_eq!(ask("/api/v1/reports").await, 200, "another path is not concerned");
+    assert_eq!(gate.backend.count(), 3);
+}
+
+#[tokio::test]
 async fn sixty_four_requests_race_for_the_last_slot_and_one_wins() {
     let gate = Arc::new(Setup::default().site("[site.plan.free]\nlimits = [\"1/1h\"]").start().await.expect("SQLite"));
     let token = gate.signed_in("ada@example.com").await;
