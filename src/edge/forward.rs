@@ -11,6 +11,7 @@ use http::header::{AUTHORIZATION, HOST};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
+use http_body::Body as _;
 use hyper::upgrade::OnUpgrade;
 
 use super::authorize::ForwardPermit;
@@ -31,11 +32,14 @@ use crate::upstream::body::Body;
 use crate::upstream::hygiene::{self, Came};
 use crate::upstream::leftover::Arriving;
 use crate::upstream::tunnel::{Opened, wanted};
-use crate::upstream::{Protocol, SendError};
+use crate::upstream::{Overrides, Protocol, SendError};
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Header fields that the gateway adds to a request at most, but for those of the configuration.
 const OWN: usize = 20;
+
+/// Bytes of body that are under way so shortly that what let them in is not asked about again.
+const SOON: u64 = 64 * 1024;
 
 static FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
@@ -79,7 +83,8 @@ pub async fn forward(
     }
     trace::ask(exchange, &mut request);
     let (asked, before) = (upstream.metrics.asked(), exchange.took());
-    let lasts = exchange.grpc && (exchange.principal.is_some() || exchange.connection.vouched.is_some());
+    let lasts = (exchange.grpc || is_long(request.body()))
+        && (exchange.principal.is_some() || exchange.connection.vouched.is_some());
     let standing = lasts.then(|| Standing::of(exchange));
     let (pools, server) = (&exchange.gateway.pools, &mut exchange.server);
     let sending = pools.send_noting(&upstream.settings, request, Some(&overrides), server);
@@ -94,9 +99,25 @@ pub async fn forward(
     };
     asked.finished(outcome, exchange.took().saturating_sub(before));
     trace::answered(exchange, outcome, answered.as_ref().ok().map(Response::status));
-    let mut answer = answered?;
+    let mut answer = answered.map_err(|unanswered| match unanswered {
+        // Its client's own wish: no fault of ours, and nothing to fill a log with.
+        Unanswered::Failed(SendError::Overdue) if is_hurried(&overrides, upstream.settings.timeout) => {
+            Refusal::from(SendError::Overdue.problem())
+        }
+        unanswered => unanswered.into(),
+    })?;
     route.response_headers.apply(answer.headers_mut());
     Ok(answer)
+}
+
+/// Whether the client waits for less long than we would.
+fn is_hurried(overrides: &Overrides, usual: Option<Duration>) -> bool {
+    overrides.deadline.is_some_and(|own| overrides.whole.or(usual).is_none_or(|whole| own < whole))
+}
+
+/// Whether a body may take its time: longer than what mostly comes with its head, or without end.
+fn is_long(body: &Body) -> bool {
+    body.size_hint().exact().is_none_or(|length| length > SOON)
 }
 
 /// Why there is no answer of the backend's.
@@ -115,8 +136,8 @@ impl From<Unanswered> for Refusal {
     }
 }
 
-/// A call of gRPC is a stream before it is answered too: a server that is fed may have nothing to say until its client is
-/// done, and such a call must end with what let it in like one whose answer has begun.
+/// A call of gRPC and an upload are streams before they are answered too: a server that is fed may have nothing to say until
+/// its client is done, and such a request must end with what let it in like one whose answer has begun.
 async fn while_it_stands(
     standing: Standing,
     sending: impl Future<Output = Result<Response<Body>, SendError>>,

@@ -94,7 +94,7 @@ fn in_json(exchange: &Exchange, problem: &Problem) -> Response<Body> {
 /// Adds what every answer carries, a refusal's as well as a backend's.
 pub fn complete(exchange: &Exchange, mut answer: Response<Body>) -> Response<Body> {
     if let Some(rates) = exchange.rates {
-        rates.write(exchange.now, answer.headers_mut());
+        rates.write(exchange.now, exchange.took(), answer.headers_mut());
     }
     answer.headers_mut().insert(&REQUEST_ID, exchange.request_id.clone());
     if exchange.method == Method::HEAD

@@ -46,9 +46,11 @@ impl Rates {
         Self { limit: window.limit, remaining: 0, reset }
     }
 
-    /// Writes the three headers. `Reset` is in Unix seconds, rounded up: never past, and waiting for it is enough.
-    pub fn write(self, now: Now, headers: &mut HeaderMap) {
-        let reset = now.wall.plus(self.reset).plus(Duration::from_millis(999)).secs().max(now.wall.secs() + 1);
+    /// Writes the three headers, of a request that came at `came` and is answered after it `took` so long. `Reset` is in
+    /// Unix seconds, rounded up: never past, and waiting for it is enough.
+    pub fn write(self, came: Now, took: Duration, headers: &mut HeaderMap) {
+        let least = came.wall.plus(took).secs() + 1;
+        let reset = came.wall.plus(self.reset).plus(Duration::from_millis(999)).secs().max(least);
         headers.insert(&LIMIT, number(self.limit));
         headers.insert(&REMAINING, number(self.remaining));
         headers.insert(&RESET, number(reset));

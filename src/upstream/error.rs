@@ -193,6 +193,12 @@ impl From<hyper::Error> for SendError {
 
 impl From<SendError> for Refusal {
     fn from(error: SendError) -> Self {
-        Self { problem: error.problem(), fault: Some(Fault::new(error)) }
+        let problem = error.problem();
+        // What a client did wrong is no fault of ours: anybody could fill the log with errors.
+        let fault = match error {
+            SendError::RequestBody { .. } | SendError::Unsendable(_) => None,
+            error => Some(Fault::new(error)),
+        };
+        Self { problem, fault }
     }
 }

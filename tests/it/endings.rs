@@ -1,13 +1,15 @@
 //! What is open when what let it in comes to an end: whatever ends it, whatever its protocol, each in its own manner, and
 //! nothing beside it.
 
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request};
-use http_body_util::{BodyExt, Empty};
-use hyper::body::Incoming;
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt, Empty, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -25,7 +27,7 @@ use super::wire::now;
 const ENDS_WITHIN: Duration = Duration::from_secs(3);
 
 /// What can be open.
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 9] = [
     Kind::Answer { path: "/open/events", http2: false },
     Kind::Answer { path: "/open/events", http2: true },
     Kind::Answer { path: "/open/download", http2: false },
@@ -33,6 +35,8 @@ const KINDS: [Kind; 7] = [
     Kind::Call("/shop.Cart/Sum"),
     Kind::Call("/shop.Cart/Count"),
     Kind::Socket,
+    Kind::Upload { http2: false },
+    Kind::Upload { http2: true },
 ];
 
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +47,8 @@ enum Kind {
     Call(&'static str),
     /// A WebSocket.
     Socket,
+    /// An upload to a backend that says nothing before its end.
+    Upload { http2: bool },
 }
 
 /// A backend that never comes to an end.
@@ -55,6 +61,10 @@ async fn endless() -> String {
                 let mut request = [0; 4096];
                 let read = socket.read(&mut request).await.unwrap_or(0);
                 let asked = String::from_utf8_lossy(&request[..read]).into_owned();
+                if asked.contains("/open/upload") {
+                    while let Ok(1..) = socket.read(&mut request).await {}
+                    return;
+                }
                 let kind = if asked.contains("/open/grpc") { "application/grpc" } else { "text/event-stream" };
                 let (length, piece): (_, &[u8]) = if asked.contains("/open/download") {
                     ("content-length: 99999999999", &[0x55; 4096])
@@ -127,6 +137,15 @@ impl World {
                 within(taken).await;
                 call
             }
+            Kind::Upload { http2 } => {
+                let pieces = futures_util::stream::unfold((), |()| async {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    Some((Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[0x55; 4096]))), ()))
+                });
+                let request = ask("POST", "/open/upload", credential).body(StreamBody::new(Box::pin(pieces)));
+                let sent = send(client, request.expect("a request"), http2).await;
+                tokio::spawn(async move { format!("answer {}", sent.await.expect("an answer").status().as_u16()) })
+            }
             Kind::Socket => {
                 let mut socket = open(client, "/live", &[("authorization", credential)]).await.expect("it is let in");
                 self.sockets.opened().await;
@@ -164,20 +183,31 @@ fn ask(method: &str, path: &str, credential: &str) -> http::request::Builder {
 /// The body of what does not end, while it comes.
 async fn answer(client: &Client, request: http::request::Builder, http2: bool) -> Incoming {
     let request = request.body(Empty::<Bytes>::new()).expect("a request");
+    let answer = within(send(client, request, http2).await).await.expect("an answer");
+    assert_eq!(answer.status(), 200);
+    answer.into_body()
+}
+
+/// Sends on a connection of its own; the answer is still to come.
+async fn send<B>(
+    client: &Client,
+    request: Request<B>,
+    http2: bool,
+) -> Pin<Box<dyn Future<Output = hyper::Result<Response<Incoming>>> + Send>>
+where
+    B: hyper::body::Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
+{
     let stream = TokioIo::new(client.stream(&[if http2 { b"h2" } else { b"http/1.1" }]).await);
-    let answer = if http2 {
+    if http2 {
         let (mut sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.expect("a connection");
         tokio::spawn(connection);
-        within(sender.send_request(request)).await
+        Box::pin(async move { sender.send_request(request).await })
     } else {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.expect("a connection");
         tokio::spawn(connection);
-        within(sender.send_request(request)).await
-    };
-    let answer = answer.expect("an answer");
-    assert_eq!(answer.status(), 200);
-    answer.into_body()
+        Box::pin(async move { sender.send_request(request).await })
+    }
 }
 
 /// What lets somebody in ends.
@@ -235,6 +265,8 @@ async fn whatever_lets_them_in_ends_all_that_is_open_in_its_protocols_manner_and
                 Kind::Call(_) if matches!(why, Why::Plan) => "status 7",
                 Kind::Call(_) => "status 16",
                 Kind::Socket => "close 1008",
+                Kind::Upload { .. } if matches!(why, Why::Plan) => "answer 403",
+                Kind::Upload { .. } => "answer 401",
             };
             assert_eq!(ended, manner, "{why:?} {kind:?}");
         }

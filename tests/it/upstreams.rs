@@ -13,10 +13,12 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use super::client::PATIENCE;
 use super::harness::{Gate, Setup};
+use super::sockets::Memory;
 
 /// A gRPC server of three methods: `/shop.Cart/Sum` answers each number with the sum so far, as it comes;
 /// `/shop.Cart/Refuse` answers with trailers alone, and `/shop.Cart/Count` says nothing, not even a head, until its client is
@@ -244,6 +246,35 @@ async fn a_call_that_its_client_gives_up_or_that_lasts_too_long_ends_at_the_back
     let broken = tokio::time::timeout(PATIENCE, call.answer.body_mut().frame()).await.expect("in time");
     assert!(broken.is_some_and(|frame| frame.is_err()), "the deadline ends the stream, and not as if it were whole");
     tokio::time::timeout(PATIENCE, server.given_up.recv()).await.expect("the backend hears of it").expect("it runs");
+}
+
+#[tokio::test]
+async fn what_its_client_does_to_a_request_is_no_fault_of_ours_in_the_log() {
+    let hangs = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = hangs.local_addr().expect("its address");
+    let site = format!("[site.upstream.slow]\nservers = [\"http://{address}\"]\nprotocol = \"http2\"\n");
+    let routes = "[[site.route]]\nmatch = \"POST /slow.Cart/{*rest}\"\nupstream = \"slow\"\ntimeout = \"300ms\"\n\
+                  [[site.route]]\nmatch = \"POST /api/v1/{*rest}\"\nupstream = \"app\"\n";
+    let log = Memory::default();
+    let (logs, _writer) = log.open();
+    let gate = Setup::default().site(&site).routes(routes).logs(logs).start().await.expect("SQLite is always there");
+    let token = gate.signed_in("a@example.com").await;
+    for (path, more, faulty) in [
+        ("/slow.Cart/Hurried", &[("grpc-timeout", "30m")][..], false),
+        ("/slow.Cart/Patient", &[("grpc-timeout", "30S")], true),
+        ("/slow.Cart/Late", &[], true),
+    ] {
+        let call = open(&gate, path, Some(&token), more).await;
+        assert_eq!(call.answer.headers()["grpc-status"], "4", "{path}");
+        let lines = log.lines(path, 1).await;
+        assert_eq!(lines[0]["fault"].is_string(), faulty, "{lines:?}");
+    }
+    let mut stream = gate.client.stream(&[b"http/1.1"]).await;
+    let head = format!("POST /api/v1/posts HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n");
+    let broken = format!("{head}transfer-encoding: chunked\r\n\r\nZZ\r\n");
+    stream.write_all(broken.as_bytes()).await.expect("sent");
+    let lines = log.lines("/api/v1/posts", 1).await;
+    assert_eq!((lines[0]["status"].as_u64(), lines[0]["fault"].as_str()), (Some(400), None), "{lines:?}");
 }
 
 #[tokio::test]

@@ -140,7 +140,7 @@ async fn no_admission_waits_for_a_connection_that_takes_longer_and_the_next_one_
     // Its several steps together: longer than an admission may take, and shorter than a connection may.
     peer.slow_login.store(100, Ordering::SeqCst);
     let (slow, clock) = (hasty(address, OnFailure::Local, SHORT), clock());
-    let asked = std::time::Instant::now();
+    let asked = tokio::time::Instant::now();
     assert!(passes(&admit(&slow, &clock).await.unwrap()), "decided here");
     assert!(asked.elapsed() < Duration::from_millis(300), "{:?}", asked.elapsed());
     assert_eq!(peer.seen(), (1, 0));
