@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 
 use super::{ConfigFile, operate, say};
 
+/// What was asked is no request: as clap says it of flags.
+const BAD_ARGUMENTS: u8 = 2;
+
 /// The request would be refused.
 const REFUSED: u8 = 3;
 
@@ -45,12 +48,19 @@ pub struct Arguments {
 
 /// Asks and prints.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let mut request = if let (Some(method), Some(url)) = (&arguments.method, &arguments.url) {
-        from_flags(method, url, &arguments.headers, arguments.http2)?
+    let asked = if let (Some(method), Some(url)) = (&arguments.method, &arguments.url) {
+        from_flags(method, url, &arguments.headers, arguments.http2)
     } else {
         let mut raw = Vec::new();
         std::io::stdin().take(MOST + 1).read_to_end(&mut raw).context("reading the request")?;
-        from_text(&raw)?
+        from_text(&raw)
+    };
+    let mut request = match asked {
+        Ok(request) => request,
+        Err(error) => {
+            eprintln!("tollgate: {error:#}");
+            return Ok(ExitCode::from(BAD_ARGUMENTS));
+        }
     };
     request["client"] = json!(arguments.client);
     let loaded = match super::Reading::to_look().load(&arguments.file.config) {

@@ -331,7 +331,16 @@ pub async fn ask_running(
     let token = admin.token.as_ref().map(|token| token.expose().to_owned());
     let asked = tokio::time::timeout(PATIENCE, ask(socket, method, target, body, token)).await;
     let asked = asked.with_context(|| format!("the admin listener at {} did not answer", admin.addr))?;
-    asked.map(Some).with_context(|| format!("what listens at {} ([listen] admin) is not a Tollgate", admin.addr))
+    let reply = asked.with_context(|| format!("what listens at {} ([listen] admin) is not a Tollgate", admin.addr))?;
+    if reply.status == 401 {
+        let shown = match (&admin.token, &admin.token_file) {
+            (Some(_), Some(file)) => format!("took the one in `{file}` ([admin] token_file)"),
+            (Some(_), None) => "took [admin] token".to_owned(),
+            (None, _) => "found none under [admin]".to_owned(),
+        };
+        anyhow::bail!("the gateway at {} has another operator's token: this command {shown}", admin.addr);
+    }
+    Ok(Some(reply))
 }
 
 /// An address that was bound to every interface is reached on loopback.

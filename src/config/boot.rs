@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::HeaderValue;
 use toml::Spanned;
 
 use super::given::Given;
@@ -71,6 +72,8 @@ pub struct AdminSettings {
     pub addr: SocketAddr,
     /// What the operator API asks for; without one only metrics and health are served.
     pub token: Option<Secret>,
+    /// The file that it was read from, to be named where it does not fit.
+    pub token_file: Option<String>,
 }
 
 /// Bounds of what clients may hold open and send ahead.
@@ -201,14 +204,23 @@ pub(super) fn token(raw: &RawAdmin, given: &Given, report: &mut Report<'_>) -> R
         file: &raw.token_file,
         generate: raw.generate.as_ref(),
         least: Some(LEAST_BYTES),
+        by_hand: false,
     };
-    Ok(secret.read(given, report)?.map(|(token, _)| token))
+    let Some((token, span)) = secret.read(given, report)? else { return Ok(None) };
+    if HeaderValue::from_str(token.expose()).is_err() {
+        // Nobody could ever show it.
+        let message = "the token cannot stand in a header: it has a second line, or is not ASCII text";
+        report.tell(&span, message, "keep one line in it, as `tollgate secrets new` prints it");
+        return Err(Told);
+    }
+    Ok(Some(token))
 }
 
 /// The operator's listener: beyond this machine only with a token.
 pub(super) fn admin(
     listen: &Text,
     token: Result<Option<Secret>, Told>,
+    raw: &RawAdmin,
     report: &mut Report<'_>,
 ) -> Option<AdminSettings> {
     let text = listen.as_ref()?;
@@ -218,7 +230,8 @@ pub(super) fn admin(
         let remedy = "listen on 127.0.0.1, or add [admin] with token_file = \"data/secrets/admin\", generate = true";
         report.tell(&text.span(), message, remedy);
     }
-    Some(AdminSettings { addr, token: token.ok().flatten() })
+    let token_file = raw.token_file.as_ref().map(|file| file.get_ref().clone());
+    Some(AdminSettings { addr, token: token.ok().flatten(), token_file })
 }
 
 /// The certificates of https.
@@ -285,7 +298,8 @@ fn pem(
 
 /// The database; a file in `data/` where nothing is said.
 pub(super) fn store(raw: &RawStore, given: &Given, report: &mut Report<'_>) -> store::Settings {
-    let secret = RawSecret { name: "url", inline: &raw.url, file: &raw.url_file, generate: None, least: None };
+    let secret =
+        RawSecret { name: "url", inline: &raw.url, file: &raw.url_file, generate: None, least: None, by_hand: false };
     let mut url = Secret::new("sqlite://data/tollgate.db".into());
     if let Ok(Some((found, span))) = secret.read(given, report) {
         let known = ["sqlite://", "postgres://", "postgresql://"];
@@ -305,8 +319,14 @@ pub(super) fn store(raw: &RawStore, given: &Given, report: &mut Report<'_>) -> s
 
 /// Where windows are counted: in this process, or in Redis when its URL is given.
 pub(super) fn limit(raw: &RawLimits, given: &Given, report: &mut Report<'_>) -> limit::Settings {
-    let secret =
-        RawSecret { name: "redis_url", inline: &raw.redis_url, file: &raw.redis_url_file, generate: None, least: None };
+    let secret = RawSecret {
+        name: "redis_url",
+        inline: &raw.redis_url,
+        file: &raw.redis_url_file,
+        generate: None,
+        least: None,
+        by_hand: false,
+    };
     let timeout = duration(&raw.redis_timeout, Duration::from_millis(100), Duration::from_millis(1)..=secs(10), report);
     let backend = match secret.read(given, report) {
         Ok(Some((url, span))) => {

@@ -175,8 +175,10 @@ fn process(pages: &[Page], hosts: &[String], given: &Given, mail: Settings, repo
         report.errors.push(report.source.error_at(&span, "listen", "there is no listener for clients", remedy));
     }
     let (of_admin, admin) = section(pages, "admin", |raw| raw.admin.as_ref(), reports);
-    let token = boot::token(admin.map_or(&RawAdmin::default(), Spanned::get_ref), given, &mut reports[of_admin]);
-    let admin = boot::admin(&raw.admin, token, &mut reports[of_listen]);
+    let no_admin = RawAdmin::default();
+    let of_operator = admin.map_or(&no_admin, Spanned::get_ref);
+    let token = boot::token(of_operator, given, &mut reports[of_admin]);
+    let admin = boot::admin(&raw.admin, token, of_operator, &mut reports[of_listen]);
 
     let (of_tls, tls) = section(pages, "tls", |raw| raw.tls.as_ref(), reports);
     let tls = match (tls, &raw.https) {

@@ -93,6 +93,9 @@ pub(super) fn compile(raw: &Spanned<RawCors>, report: &mut Report<'_>) -> Option
 /// (RFC 6454 section 6.2). Another spelling would never match.
 fn origin(text: &str) -> Result<(), &'static str> {
     const REMEDY: &str = "write `https://app.example.com`, with a port where it is not the scheme's own";
+    if text.contains('*') {
+        return Err("name each origin: one is compared as it stands, and `*` within it stands for nothing");
+    }
     let uri: Uri = text.parse().map_err(|_| REMEDY)?;
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else { return Err(REMEDY) };
     if !matches!(scheme, "http" | "https") || authority.as_str().contains('@') {

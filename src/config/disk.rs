@@ -34,6 +34,9 @@ pub fn write_new(path: &Path, secret: &Secret) -> io::Result<bool> {
 /// the file may be back in a moment.
 pub(super) const GONE: &str = "it was there, and is gone";
 
+/// Why a key is not made that could not be.
+pub(super) const NOT_MADE: &str = "it is not there, and keys of this algorithm are not made here";
+
 /// Editors and `echo` end a file with a line break that is no part of the secret.
 pub(super) fn without_newline(text: &str) -> Secret {
     Secret::new(text.trim_end_matches(['\r', '\n']).to_owned())

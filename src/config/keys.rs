@@ -98,6 +98,8 @@ fn key(raw: &Spanned<RawKey>, signs: bool, given: &Given, report: &mut Report<'_
         generate: raw.generate.as_ref(),
         // A PEM text is weighed as the key that it holds.
         least: hmac_bytes(&algorithm),
+        // Of all that can be configured, ES384 alone.
+        by_hand: kind(&algorithm).is_none(),
     };
     let Some((material, span)) = secret.read(given, report)? else {
         report.tell(&around, format!("the {algorithm} key has no secret"), secret.remedy());
@@ -155,6 +157,7 @@ pub(super) fn pepper(
         file: &keys.pepper_file,
         generate: keys.generate.as_ref(),
         least: Some(LEAST_BYTES),
+        by_hand: false,
     };
     match secret.read(given, report) {
         Ok(Some((pepper, _))) => {

@@ -15,7 +15,7 @@ use toml::de::{DeTable, DeValue};
 use super::boot::Boot;
 use super::clients;
 use super::compile::{Compiled, Page, compile};
-use super::disk::{GONE, reason, without_newline, write_new};
+use super::disk::{GONE, NOT_MADE, reason, without_newline, write_new};
 use super::env::{Env, Override, interpolate};
 use super::footprint::Footprint;
 use super::given::Given;
@@ -372,7 +372,7 @@ impl Make<'_> {
             Self::Text => Some(KeyKind::Hmac),
             Self::Key(algorithm) => kind(algorithm),
         };
-        let kind = kind.ok_or_else(|| "it is not there, and keys of this algorithm are not made here".to_owned())?;
+        let kind = kind.ok_or_else(|| NOT_MADE.to_owned())?;
         generate(kind, entropy).map_err(|error| error.to_string())
     }
 }

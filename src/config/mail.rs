@@ -46,8 +46,14 @@ pub(super) fn process(raw: Option<&Spanned<RawMail>>, given: &Given, report: &mu
 
 /// The server as written, also where another transport is chosen for now.
 fn smtp(raw: &RawMail, given: &Given, report: &mut Report<'_>) -> SmtpSettings {
-    let secret =
-        RawSecret { name: "password", inline: &raw.password, file: &raw.password_file, generate: None, least: None };
+    let secret = RawSecret {
+        name: "password",
+        inline: &raw.password,
+        file: &raw.password_file,
+        generate: None,
+        least: None,
+        by_hand: false,
+    };
     let password = secret.read(given, report);
     match (&raw.username, &password) {
         (Some(username), Ok(None)) => report.tell(&username.span(), "there is no `password`", secret.remedy()),

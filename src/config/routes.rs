@@ -15,6 +15,7 @@ use crate::contract::pattern::Pattern;
 use crate::contract::require::{Asked, requirement};
 use crate::contract::source::{Report, locate};
 use crate::contract::{Contract, Requirement};
+use crate::model::window::Window;
 use crate::rules::split::Split;
 use crate::upstream;
 
@@ -73,6 +74,10 @@ pub(super) fn guards(
             silent.push(pattern);
             continue;
         }
+        if roles.is_none() && plans.is_none() && permissions.is_none() {
+            asks_nothing(raw, &pattern, around, report);
+            continue;
+        }
         let layer = usize::from(shadow.is_some());
         own[layer].push((pattern.clone(), guards.len()));
         places[layer].push(on);
@@ -95,6 +100,18 @@ pub(super) fn guards(
         layers.push(Router::build(&below[1]).ok()?);
     }
     Some((layers, guards))
+}
+
+/// Tells of a guard that would only take another's place. Whoever means that writes an empty list.
+fn asks_nothing(raw: &Spanned<RawGuard>, pattern: &Pattern, around: &Around<'_>, report: &mut Report<'_>) {
+    let instead = around.contract.filter(|contract| contract.guards.iter().any(|guard| guard.on == *pattern));
+    let message = if instead.is_some() {
+        "the guard asks nothing, and would take the place of the contract's on the same methods and path"
+    } else {
+        "the guard asks nothing"
+    };
+    let remedy = "say what it asks (roles, plans, permissions), or write permissions = [] for whoever is signed in";
+    report.tell(&raw.span(), message, remedy);
 }
 
 /// Tells of public routes that a guard in shadow would close. Held or not, the guard would do what a trial must not: ask
@@ -160,6 +177,7 @@ fn route(raw: &Spanned<RawRoute>, around: &Around<'_>, report: &mut Report<'_>) 
     let cost = count(&it.cost, 1, 1..=u64::from(u32::MAX), report);
     let max_body = size(&it.max_body, 100 << 20, report);
     let windows = limits(&it.limits, &[], report);
+    never_fits(it, cost, &windows, report);
     let overrides = upstreams::overrides(it, report);
     let assertion = it.assertion.as_ref().is_some_and(|assertion| *assertion.get_ref());
     if let Some(assertion) = it.assertion.as_ref().filter(|on| *on.get_ref() && !around.asymmetric) {
@@ -194,6 +212,16 @@ fn route(raw: &Spanned<RawRoute>, around: &Around<'_>, report: &mut Report<'_>) 
         overrides,
     };
     Some((pattern, route))
+}
+
+/// A cost above a window is one that no request could ever pay.
+fn never_fits(raw: &RawRoute, cost: u32, windows: &[Window], report: &mut Report<'_>) {
+    let (Some(text), Some(narrow)) = (&raw.cost, windows.iter().min_by_key(|window| window.limit)) else { return };
+    if cost > narrow.limit {
+        let message =
+            format!("a request costs {cost}, and the window `{narrow}` never holds more than {}", narrow.limit);
+        report.tell(&text.span(), message, "lower the cost, or widen the window: no request would ever pass");
+    }
 }
 
 /// Whether what it asks is only tried.

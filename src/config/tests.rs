@@ -69,6 +69,18 @@ fn what_ships_works_as_it_is() {
 }
 
 #[test]
+fn a_guard_that_asks_nothing_says_so_by_an_empty_list() {
+    let with = |asks: &str| {
+        let guard = format!("[[site.guard]]\nmatch = 'GET,HEAD /api/v1/{{resource}}/{{*rest}}'\n{asks}");
+        file(&format!("[[site.route]]\nmatch = '* /{{*rest}}'\n{guard}"))
+    };
+    assert!(bad(&with("")).contains("the guard asks nothing, and would take the place of the contract's"));
+    let loaded = good(&with("permissions = []\n"));
+    let guards = &loaded.snapshot.sites[0].guards;
+    assert!(guards.len() == 2 && guards.iter().any(|guard| guard.requires.permissions.is_empty()), "{guards:?}");
+}
+
+#[test]
 fn the_commented_defaults_are_the_defaults() {
     let text = std::fs::read_to_string("config/gateway.toml").unwrap();
     let mut examples = false;

@@ -132,7 +132,14 @@ fn headers(raw: &RawTracing, given: &Given, report: &mut Report<'_>) -> Vec<(Hea
             }
         }
     }
-    let token = RawSecret { name: "token", inline: &raw.token, file: &raw.token_file, generate: None, least: None };
+    let token = RawSecret {
+        name: "token",
+        inline: &raw.token,
+        file: &raw.token_file,
+        generate: None,
+        least: None,
+        by_hand: false,
+    };
     if let Ok(Some((token, place))) = token.read(given, report) {
         if headers.iter().any(|(name, _)| name == AUTHORIZATION) {
             report.tell(&place, "`headers` has an `authorization` already", "keep one of them");

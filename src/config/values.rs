@@ -123,6 +123,8 @@ pub(super) struct RawSecret<'r> {
     pub generate: Option<&'r Spanned<bool>>,
     /// The fewest bytes, where it is judged as a symmetric secret.
     pub least: Option<usize>,
+    /// Keys of its algorithm are not made here.
+    pub by_hand: bool,
 }
 
 /// It was told what is wrong; nothing more can be said.
@@ -161,6 +163,10 @@ impl RawSecret<'_> {
 
     /// How to come by one.
     pub(super) fn remedy(&self) -> String {
+        if self.by_hand {
+            let file = self.file.as_ref().map_or("….pem", |file| file.get_ref());
+            return format!("make one: `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384 -out {file}`");
+        }
         let name = self.name;
         // What somebody else has made is not for us to make.
         let token = name == "token" && self.least.is_none();

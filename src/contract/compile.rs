@@ -17,7 +17,7 @@ use super::{
 };
 use crate::model::access::{Permission, Permissions, RoleId};
 use crate::model::id::IdStyle;
-use crate::model::window::{Window, parse_duration};
+use crate::model::window::{Crowded, Window, parse_duration};
 
 /// The contracts built into the binary.
 pub const BUILTIN: &[&str] = &["vantage", "rag-modulo", "stackaudit", "chatops", "langgraph"];
@@ -294,15 +294,12 @@ pub fn windows(raw: &[Spanned<String>], report: &mut Report<'_>) -> Vec<Window> 
                 continue;
             }
         };
-        if windows.iter().any(|other| other.length == window.length && other.shadow == window.shadow) {
-            report.tell(
-                &raw.span(),
-                "two windows of one length: only the smaller would count",
-                "leave one of them out",
-            );
-        }
-        if windows.len() == 8 {
-            report.tell(&raw.span(), "more than eight windows", "keep to eight");
+        if let Err(crowded) = window.beside(&windows) {
+            let remedy = match crowded {
+                Crowded::SameLength => "leave one of them out",
+                Crowded::TooMany => "keep to eight",
+            };
+            report.tell(&raw.span(), crowded.to_string(), remedy);
         }
         windows.push(window);
     }

@@ -102,6 +102,14 @@ pub enum BadPattern {
         "`{0}` is not a path pattern: it starts with `/`, its segments are literal text or one whole `{{name}}`, and `{{*name}}` stands last"
     )]
     Path(String),
+    /// Two of its parameters have one name.
+    #[error("`{{{name}}}` stands twice in `{path}`: each parameter has a name of its own")]
+    Twice {
+        /// The name.
+        name: String,
+        /// The path.
+        path: String,
+    },
 }
 
 impl Pattern {
@@ -112,7 +120,15 @@ impl Pattern {
         if !is_path(path) {
             return Err(BadPattern::Path(path.into()));
         }
-        Ok(Self { methods, path: path.into() })
+        let pattern = Self { methods, path: path.into() };
+        let mut seen = Vec::new();
+        for name in pattern.parameters() {
+            if seen.contains(&name) {
+                return Err(BadPattern::Twice { name: name.into(), path: path.into() });
+            }
+            seen.push(name);
+        }
+        Ok(pattern)
     }
 
     /// The names of its parameters, without the `*`.
@@ -195,14 +211,10 @@ fn is_path(path: &str) -> bool {
         return true;
     }
     let count = segments.split('/').count();
-    let mut seen = Vec::new();
     segments.split('/').enumerate().all(|(at, segment)| match parameter(segment) {
         Some(name) => {
-            let fresh = !seen.contains(&name);
-            seen.push(name);
             let last = at + 1 == count;
-            fresh
-                && !name.is_empty()
+            !name.is_empty()
                 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
                 && (last || !segment.starts_with("{*"))
         }

@@ -97,7 +97,11 @@ impl<'i> Tree<'i> {
             return self.add(id, missing, path);
         }
         let Some(tried) = node.stand_in else {
-            tell(&node.value, &node.path, explain(message, remedy));
+            let (message, remedy) = match brackets(source, node, message) {
+                Some(better) => (explain(message, remedy).0, better),
+                None => explain(message, remedy),
+            };
+            tell(&node.value, &node.path, (message, remedy));
             return if id == 0 { false } else { self.remove(id) };
         };
         // What a closed set of names asks for is told by the error itself.
@@ -292,6 +296,22 @@ fn explain(message: &str, remedy: &str) -> (String, String) {
     };
     let expected = if expected.starts_with("struct") { "a table" } else { expected };
     (format!("expected {expected}, found {found}"), remedy.to_owned())
+}
+
+/// The remedy for a table that stands under `[[name]]` in place of `[name]`, or the other way round.
+fn brackets(source: &Source, node: &Node, message: &str) -> Option<String> {
+    let expected = message.strip_prefix("invalid type: map, expected ")?;
+    let header = source.text.get(node.value.clone())?;
+    // As a header writes it: a list's tables have no numbers there.
+    let path: Vec<&str> = node.path.split('.').map(|part| part.split('[').next().unwrap_or(part)).collect();
+    let path = path.join(".");
+    if header.starts_with("[[") {
+        Some(format!("write [{path}]: one table, in one pair of brackets"))
+    } else if header.starts_with('[') && expected == "a sequence" {
+        Some(format!("write [[{path}]]: a list of tables has two pairs of brackets"))
+    } else {
+        None
+    }
 }
 
 /// The name in backticks right after `start`.

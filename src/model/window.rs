@@ -25,6 +25,17 @@ const SHADOW: &str = " shadow";
 )]
 pub struct BadWindow;
 
+/// Why a window cannot stand beside others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Crowded {
+    /// One is as long.
+    #[error("two windows of one length: only the smaller would count")]
+    SameLength,
+    /// There are [`Window::MOST`].
+    #[error("more than eight windows")]
+    TooMany,
+}
+
 impl FromStr for Window {
     type Err = BadWindow;
 
@@ -43,6 +54,17 @@ impl FromStr for Window {
 }
 
 impl Window {
+    /// The most that stand beside each other.
+    pub const MOST: usize = 8;
+
+    /// Why `self` cannot stand beside `others`.
+    pub fn beside(&self, others: &[Self]) -> Result<(), Crowded> {
+        if others.iter().any(|other| other.length == self.length && other.shadow == self.shadow) {
+            return Err(Crowded::SameLength);
+        }
+        if others.len() == Self::MOST { Err(Crowded::TooMany) } else { Ok(()) }
+    }
+
     /// The same, as a window that holds.
     #[must_use]
     pub const fn held(self) -> Self {

@@ -12,10 +12,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::gateway::Gateway;
 use crate::mail::{self, OpenError, retry};
+use crate::observe::metrics::labels::MailOutcome;
 use crate::store::QueuedMail;
 
 /// How often the queue is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How many looks there are to a count of what waits.
+const COUNT_EACH: u32 = 5;
 /// How long a mail waits whose key is not here.
 const WITHOUT_KEY: Duration = Duration::from_mins(10);
 /// How long a stop waits for mails under way: one that is cut off stays in the queue, and is sent after its lease.
@@ -25,12 +28,20 @@ const GOODBYE: Duration = Duration::from_secs(5);
 pub async fn run(gateway: Arc<Gateway>, stop: CancellationToken) {
     let mut under_way = JoinSet::new();
     let mut failing = false;
+    let mut looks = 0_u32;
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
         while under_way.try_join_next().is_some() {}
+        // A store that does not answer is told below, once.
+        if looks.is_multiple_of(COUNT_EACH)
+            && let Ok(waiting) = gateway.store.mail_waiting().await
+        {
+            gateway.metrics.mails.waiting(waiting);
+        }
+        looks = looks.wrapping_add(1);
         while under_way.len() < gateway.mailer.at_once() {
             let now = gateway.clock.now();
             match gateway.store.claim_mail(now.wall, gateway.mailer.lease()).await {
@@ -70,6 +81,7 @@ async fn send(gateway: Arc<Gateway>, queued: QueuedMail) {
         }
         Ok(message) => match gateway.mailer.deliver(&message).await {
             Ok(()) => {
+                gateway.metrics.mails.came_to(MailOutcome::Sent);
                 if let Err(error) = gateway.store.mail_sent(&queued, gateway.clock.now().wall).await {
                     tracing::warn!(mail = message.id(), %error, "a mail was sent and could not be settled");
                 }
@@ -89,7 +101,15 @@ async fn send(gateway: Arc<Gateway>, queued: QueuedMail) {
     } else {
         tracing::error!(mail = %id, error = %failed, "a mail could not be sent and is given up");
     }
-    if let Err(error) = gateway.store.mail_failed(&queued, next_at, &failed, gateway.clock.now().wall).await {
-        tracing::warn!(mail = id, %error, "a failed mail could not be settled");
+    match gateway.store.mail_failed(&queued, next_at, &failed, gateway.clock.now().wall).await {
+        Ok(true) if next_at.is_none() => gateway.metrics.mails.came_to(MailOutcome::GivenUp),
+        Ok(true) => gateway.metrics.mails.came_to(MailOutcome::Failed),
+        // Another has taken it, and tells what comes of it.
+        Ok(false) => {}
+        Err(error) => {
+            // It is taken again after the lease.
+            gateway.metrics.mails.came_to(MailOutcome::Failed);
+            tracing::warn!(mail = id, %error, "a failed mail could not be settled");
+        }
     }
 }

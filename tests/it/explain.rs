@@ -297,7 +297,19 @@ async fn at_the_command_line_the_exit_status_tells_a_yes_from_a_no() {
     assert!(told.code == Some(3) && !told.out.contains(&token) && told.out.contains("/nowhere/***"), "{told:?}");
 
     run(command(&["GET"])).await.bad(2);
-    run(command(&["GET", "ftp://localhost/"])).await.bad(1);
+    // What is no request is a bad argument, whoever notices.
+    for arguments in [
+        &["GET", "ftp://localhost/"][..],
+        &["GET", "http://[/"],
+        &["GET", url, "-H", "no colon"],
+        &["GET", url, "-H", "@nowhere"],
+        &["GET", "http://localhost/", "--http2"],
+    ] {
+        assert!(run(command(arguments)).await.bad(2).starts_with("tollgate: "), "{arguments:?}");
+    }
+    let mut empty = command(&[]);
+    empty.stdin(std::process::Stdio::null());
+    assert!(run(empty).await.bad(2).contains("name a method and a URL"));
     assert!(backend.count() == 0, "no backend was asked");
     served.process.stop().await.good();
     let err = run(command(&["GET", url])).await.bad(1);

@@ -9,7 +9,7 @@ use tollgate::model::time::{Clock, SystemClock, TestClock};
 use super::client::Client;
 use super::harness::{Database, Gate, Setup, trusting};
 use super::process::{Process, tollgate};
-use super::smtp::{self, Identity, Server};
+use super::smtp::{self, At, Identity, Server, Twist};
 
 const PASSWORD: &str = "Secure_passw0rd";
 const LINKS: &str = "verify_link = \"https://app.example.com/verify?token={token}\"\nreset_link = \"https://app.example.com/reset?token={token}\"\n";
@@ -163,6 +163,49 @@ async fn a_mail_outlives_a_server_that_is_down_and_a_gateway_that_is_killed() {
     assert_eq!(verified.status, 200, "{}", verified.text());
     assert_eq!(second.stop().await.code, Some(0));
     assert_eq!(server.mails().len(), 1, "and it is sent once");
+}
+
+#[tokio::test]
+async fn what_comes_of_mails_and_how_many_wait_is_counted() {
+    let identity = Identity::of("localhost");
+    let twists = vec![
+        (At::Rcpt, Twist::Say("451 4.3.0 not now"), 1),
+        (At::Rcpt, Twist::Say("550 5.1.1 nobody of that name"), 1),
+    ];
+    let server = Server::start(smtp::Plan { twists, ..smtp::plan(&identity) }).await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let authority = folder.path().join("mail-ca.pem");
+    std::fs::write(&authority, &identity.authority).expect("the authority's file");
+    let clock = Arc::new(TestClock::at(SystemClock::new().now().wall));
+    let setup = Setup::default().product("langgraph").mail(&transport(server.port, &authority)).site(LINKS);
+    let gate = setup.clock(Arc::clone(&clock) as Arc<dyn Clock>).start().await.expect("SQLite is always there");
+    // Sent, failed, given up, waiting.
+    let counted = async || {
+        let mut values = [-1.0; 4];
+        let lines = ["total{outcome=\"sent\"}", "total{outcome=\"failed\"}", "total{outcome=\"given_up\"}", "waiting"];
+        for (value, line) in values.iter_mut().zip(lines) {
+            *value = gate.metric(&format!("tollgate_mails_{line} ")).await.expect("it is there from the start");
+        }
+        values
+    };
+    let comes_to = async |wanted: [f64; 4]| {
+        for _ in 0..200 {
+            if counted().await.iter().zip(wanted).all(|(is, wanted)| (is - wanted).abs() < 0.5) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{:?} in place of {wanted:?}", counted().await);
+    };
+    comes_to([0.0; 4]).await;
+    registered(&gate.client, "ann@example.com").await;
+    comes_to([0.0, 1.0, 0.0, 1.0]).await;
+    clock.advance(Duration::from_secs(6));
+    comes_to([0.0, 1.0, 1.0, 0.0]).await;
+    let ask = json!({ "email": "ann@example.com" });
+    assert_eq!(gate.client.post("/v1/auth/email/resend-verification", &ask).send().await.status, 200);
+    comes_to([1.0, 1.0, 1.0, 0.0]).await;
+    assert_eq!(server.mails().len(), 1);
 }
 
 #[tokio::test]

@@ -215,6 +215,7 @@ async fn what_cannot_be_done_says_why_and_fails() {
         ("users set-role ada@example.com emperor", "no role `emperor` at site vantage; there is admin, member, viewer"),
         ("orgs set-plan ada@example.com platinum", "no plan `platinum` at site vantage; there is free, growth, pro"),
         ("orgs set-limits ada@example.com lots", "`limits`: `lots`: "),
+        ("orgs set-limits ada@example.com 10/1m 20/60s", "`limits`: `20/60s`: two windows of one length: "),
         ("orgs show org_00000000000000000000000000000000", "no organization `"),
         ("keys revoke ada@example.com key_nonsense", "ada@example.com has no API key `key_nonsense`"),
         ("sessions revoke ada@example.com nonsense", "ada@example.com has no session `nonsense`"),
@@ -235,7 +236,20 @@ async fn what_cannot_be_done_says_why_and_fails() {
     command.env("TOLLGATE__LISTEN__ADMIN", served.admin.address.to_string());
     command.env("TOLLGATE__ADMIN__TOKEN", "bm90LXRoZS10b2tlbi1vZi10aGlzLWdhdGV3YXktYXQtYWxs");
     let err = run(command).await.bad(1);
-    assert!(err.contains("needs `Authorization: Bearer <admin token>`"), "{err}");
+    assert!(err.contains("has another operator's token: this command took [admin] token"), "{err}");
+    let text = std::fs::read_to_string(home.folder.path().join("gateway.toml")).expect("the configuration");
+    let other = text.replace(&format!("token = \"{ADMIN_TOKEN}\""), "token_file = \"other-token\"");
+    assert_ne!(other, text);
+    std::fs::write(home.folder.path().join("other.toml"), other).expect("a configuration");
+    std::fs::write(home.folder.path().join("other-token"), "bm90LXRoZS10b2tlbi1vZi10aGlzLWdhdGV3YXktYXQtYWxs\n")
+        .expect("a token");
+    for asked in [&["users", "list"][..], &["explain", "GET", "https://localhost/"]] {
+        let mut command = tollgate(home.folder.path());
+        command.args(asked).args(["--config", "other.toml"]);
+        command.env("TOLLGATE__LISTEN__ADMIN", served.admin.address.to_string());
+        let err = run(command).await.bad(1);
+        assert!(err.contains("this command took the one in `other-token` ([admin] token_file)"), "{err}");
+    }
     let elsewhere = Client { address: served.https.address, host: String::new(), tls: None };
     let err = Desk { admin: Some(&elsewhere), ..running }.told("users list").await.bad(1);
     assert!(err.contains("is not a Tollgate"), "{err}");

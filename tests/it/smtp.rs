@@ -6,7 +6,7 @@ use tollgate::mail::Tls;
 #[path = "../../src/mail/tests/server.rs"]
 mod server;
 
-pub use server::{Identity, Plan, Server, Taken};
+pub use server::{At, Identity, Plan, Server, Taken, Twist};
 
 /// STARTTLS for `localhost`, and a sign-in.
 pub fn plan(identity: &std::sync::Arc<Identity>) -> Plan {

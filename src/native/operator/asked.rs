@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 
 use super::Refused;
-use crate::model::window::Window;
+use crate::model::window::{BadWindow, Window};
 use crate::store::Page;
 
 /// A query string whose names are all known.
@@ -76,12 +76,17 @@ impl Fields {
             None => Ok(None),
             Some(Value::Null) => Ok(Some(Limits::OfThePlan)),
             Some(Value::Array(texts)) => {
-                let windows = texts.iter().map(|text| {
+                let mut windows: Vec<Window> = Vec::new();
+                for text in texts {
                     let text =
                         text.as_str().ok_or_else(|| Refused::Invalid(format!("`{name}` is an array of strings")))?;
-                    text.parse().map_err(|error| Refused::Invalid(format!("`{name}`: `{text}`: {error}")))
-                });
-                windows.collect::<Result<Vec<Window>, Refused>>().map(|windows| Some(Limits::Own(windows)))
+                    let bad = |error: String| Refused::Invalid(format!("`{name}`: `{text}`: {error}"));
+                    let window: Window = text.parse().map_err(|error: BadWindow| bad(error.to_string()))?;
+                    // As in a configuration.
+                    window.beside(&windows).map_err(|error| bad(error.to_string()))?;
+                    windows.push(window);
+                }
+                Ok(Some(Limits::Own(windows)))
             }
             Some(_) => Err(Refused::Invalid(format!("`{name}` is null or an array such as [\"100/1h\"]"))),
         }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use prometheus::{Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 
 use super::labels::{
-    AgentOutcome, Cache, ChangeSource, Clients, Handshake, LimitKind, Listener, Slow, StoreOperation, StoreOutcome,
-    TlsVersion, TurnedAway,
+    AgentOutcome, Cache, ChangeSource, Clients, Handshake, LimitKind, Listener, MailOutcome, Slow, StoreOperation,
+    StoreOutcome, TlsVersion, TurnedAway,
 };
 use super::{Held, Make, grid, seconds_of};
 use crate::model::time::Timestamp;
@@ -303,6 +303,33 @@ impl AgentMetrics {
     /// Counts an agent's connection.
     pub fn came_to(&self, outcome: AgentOutcome) {
         self.outcomes[outcome as usize].inc();
+    }
+}
+
+/// Mails on their way out.
+#[derive(Debug)]
+pub struct MailMetrics {
+    outcomes: Vec<IntCounter>,
+    waiting: IntGauge,
+}
+
+impl MailMetrics {
+    pub(super) fn new(make: &Make<'_>) -> Self {
+        let outcomes = make.counters("mails_total", "What came of trying to send mails.", &["outcome"]);
+        Self {
+            outcomes: MailOutcome::ALL.iter().map(|at| outcomes.with_label_values(&[at.name()])).collect(),
+            waiting: make.gauge("mails_waiting", "Mails in the store's queue, those under way included."),
+        }
+    }
+
+    /// Counts what came of a try.
+    pub fn came_to(&self, outcome: MailOutcome) {
+        self.outcomes[outcome as usize].inc();
+    }
+
+    /// States how many wait.
+    pub fn waiting(&self, mails: u64) {
+        self.waiting.set(i64::try_from(mails).unwrap_or(i64::MAX));
     }
 }
 

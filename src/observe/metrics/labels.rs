@@ -343,6 +343,16 @@ labels! {
         ClientStalled = "client_stalled",
     }
 
+    /// What came of trying to send a mail.
+    MailOutcome {
+        /// The mail server took it.
+        Sent = "sent",
+        /// It was not taken, and is tried again later.
+        Failed = "failed",
+        /// It is not tried again: refused for good, or its time is over.
+        GivenUp = "given_up",
+    }
+
     /// Why a span never reached the collector.
     SpanLoss {
         /// Too many waited already.

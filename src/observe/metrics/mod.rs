@@ -22,8 +22,8 @@ use crate::model::time::Timestamp;
 use labels::LogStream;
 
 pub use areas::{
-    AgentMetrics, CacheMetrics, ConfigMetrics, Connections, LimitMetrics, PasswordMetrics, RevocationMetrics,
-    StoreMetrics, TlsMetrics,
+    AgentMetrics, CacheMetrics, ConfigMetrics, Connections, LimitMetrics, MailMetrics, PasswordMetrics,
+    RevocationMetrics, StoreMetrics, TlsMetrics,
 };
 pub use site::{Decision, Finished, SiteMetrics};
 pub use traces::TraceMetrics;
@@ -49,6 +49,8 @@ pub struct Metrics {
     pub passwords: PasswordMetrics,
     /// Agents, by what their first message came to.
     pub agents: AgentMetrics,
+    /// Mails on their way out.
+    pub mails: MailMetrics,
     /// Changes of facts, here and from elsewhere.
     pub revocations: RevocationMetrics,
     /// The configuration.
@@ -81,6 +83,7 @@ impl Metrics {
             store: StoreMetrics::new(&make),
             passwords: PasswordMetrics::new(&make),
             agents: AgentMetrics::new(&make),
+            mails: MailMetrics::new(&make),
             revocations: RevocationMetrics::new(&make),
             config: ConfigMetrics::new(&make),
             traces: TraceMetrics::new(&make),
