@@ -38,6 +38,7 @@ use crate::tls;
 
 use expiry::Expiries;
 use listeners::{Inherited, Listening, Wanted};
+use peppers::Fresh;
 use reload::{Reloader, tell_made};
 use traces::Exporter;
 
@@ -109,6 +110,8 @@ pub async fn start(loaded: Loaded, parts: Parts) -> anyhow::Result<Running> {
 /// The same, on listeners that were there before where they are the ones wanted.
 pub async fn start_on(inherited: Inherited, loaded: Loaded, parts: Parts) -> anyhow::Result<Running> {
     let Loaded { boot, snapshot, kept, made, .. } = loaded;
+    tell_made(&made);
+    let fresh = Fresh::new(snapshot.sites.iter().map(|site| &**site), &made);
     let now = parts.clock.now();
     let metrics = Arc::clone(&parts.metrics);
     let tls = boot.tls.as_ref().map(|settings| tls::Server::new(settings, now.wall)).transpose()?;
@@ -117,7 +120,7 @@ pub async fn start_on(inherited: Inherited, loaded: Loaded, parts: Parts) -> any
         .await
         .context("the store could not be opened ([store] url)")?;
     peppers::remember(&store, snapshot.sites.iter().map(|site| &**site), &made, now.wall).await?;
-    tell_made(&made);
+    fresh.keep();
     let generation = snapshot.generation;
     let live = Live::new(snapshot, &metrics, None)?;
     let machines = Machines {

@@ -12,6 +12,38 @@ use crate::config::snapshot::{PepperFrom, Site};
 use crate::model::time::Timestamp;
 use crate::store::{Peppered, ShownPepper, Store};
 
+/// The peppers that were made just now, until the store knows that they may be. A start that ends before takes them away again:
+/// the next one would find a file, and believe it.
+pub(super) struct Fresh(Vec<PathBuf>);
+
+impl Fresh {
+    pub(super) fn new<'a>(sites: impl IntoIterator<Item = &'a Site>, made: &[PathBuf]) -> Self {
+        let file = |site: &'a Site| match &site.pepper_from {
+            PepperFrom::File(file) => Some(file),
+            PepperFrom::Nowhere | PepperFrom::Configuration => None,
+        };
+        Self(sites.into_iter().filter_map(file).filter(|file| made.contains(file)).cloned().collect())
+    }
+
+    /// They stay.
+    pub(super) fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        for file in &self.0 {
+            if let Err(error) = std::fs::remove_file(file)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                let file = file.display();
+                tracing::error!(%file, %error, "this pepper was made just now and is no site's: remove it");
+            }
+        }
+    }
+}
+
 /// Has the store remember the peppers of `sites`, or says why one of them cannot be. `made`: the files of secrets that
 /// were made just now.
 pub(super) async fn remember<'a>(

@@ -216,7 +216,11 @@ fn route(raw: &Spanned<RawRoute>, around: &Around<'_>, report: &mut Report<'_>) 
 
 /// A cost above a window is one that no request could ever pay.
 fn never_fits(raw: &RawRoute, cost: u32, windows: &[Window], report: &mut Report<'_>) {
-    let (Some(text), Some(narrow)) = (&raw.cost, windows.iter().min_by_key(|window| window.limit)) else { return };
+    let (Some(text), Some(narrow)) =
+        (&raw.cost, windows.iter().filter(|window| !window.shadow).min_by_key(|window| window.limit))
+    else {
+        return;
+    };
     if cost > narrow.limit {
         let message =
             format!("a request costs {cost}, and the window `{narrow}` never holds more than {}", narrow.limit);

@@ -68,8 +68,18 @@ pub async fn accept(gateway: Arc<Gateway>, listener: TcpListener, door: Door, he
             }
         }
     }
+    // Who was accepted already is nobody else's to serve any more. Places come free as the others leave.
+    if let Some((socket, peer)) = waits {
+        tokio::select! {
+            () = gateway.hang_up.cancelled() => return,
+            place = Arc::clone(&door.places).acquire_owned() => {
+                let Ok(place) = place else { return };
+                enter(&gateway, &door, &here, socket, peer, place);
+            }
+        }
+    }
     while let Ok(place) = Arc::clone(&door.places).try_acquire_owned()
-        && let Some((socket, peer)) = waits.take().or_else(|| listener.accept().now_or_never()?.ok())
+        && let Some(Ok((socket, peer))) = listener.accept().now_or_never()
     {
         enter(&gateway, &door, &here, socket, peer, place);
     }

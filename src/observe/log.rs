@@ -126,7 +126,9 @@ pub fn check_level(level: &str) -> Result<(), LogError> {
 
 pub(super) fn filter(level: &str) -> Result<EnvFilter, LogError> {
     // A word that is no level would be the name of a part, of which alone there were lines then.
-    let bare = level.split(',').map(str::trim).find(|part| !part.contains('=') && part.parse::<LevelFilter>().is_err());
+    let is_none =
+        |part: &&str| !part.is_empty() && !part.contains(['=', '[', ']']) && part.parse::<LevelFilter>().is_err();
+    let bare = level.split(',').map(str::trim).find(is_none);
     if let Some(bare) = bare {
         let reason = format!("`{bare}` is no level");
         return Err(LogError::Filter { level: level.to_owned(), reason });

@@ -209,12 +209,13 @@ impl Pools {
         let (slot, opening) = match turn {
             Turn::Reuse(live) => return Ok((Link::Alone(live), true)),
             Turn::Join(stream) => return Ok((Link::Joint(stream), true)),
-            Turn::Connect(slot, opening) => (slot, opening),
+            // Held to the end: its place is given on only after those who wait for this very connection have been told.
+            Turn::Connect(slot, opening) => (Arc::new(slot), opening),
         };
         let began = Instant::now();
         // Boxed: handshakes are large and rare, and every request's future would hold room for one.
         let making = Box::pin(async {
-            let made = connect(endpoint, slot, want.alone, steps);
+            let made = connect(endpoint, Arc::clone(&slot), want.alone, steps);
             let Some(whole) = whole else { return made.await };
             tokio::time::timeout_at(whole.due, made).await.unwrap_or(Err(SendError::Overdue))
         });
@@ -232,12 +233,13 @@ impl Pools {
                 })
             }
             Err(error) => {
-                // Where it is only the client who will not wait any longer, others do.
-                if error.is_connect() || whole.is_some_and(|whole| whole.blames(began.elapsed())) {
+                let failed = error.is_connect();
+                if failed || whole.is_some_and(|whole| whole.blames(began.elapsed())) {
                     endpoint.health.failed(&to.ejection);
-                    if let Some(opening) = opening {
-                        opening.failed();
-                    }
+                }
+                // Where it is only this request that will not wait any longer, others do.
+                if let Some(opening) = opening.filter(|_| failed) {
+                    opening.failed();
                 }
                 Err(error)
             }
@@ -301,12 +303,11 @@ enum Choice {
 /// Says what an exchange that was lost says of its connection and its server. `late`: the server had the time that there
 /// was.
 fn blame(link: &Link, reused: bool, error: &SendError, late: bool, health: &Health, rules: &Ejection) {
-    let hasty = matches!(error, SendError::Overdue) && !late;
     if let Link::Joint(stream) = link
-        && !matches!(error, SendError::Reset(_) | SendError::RequestBody { .. })
-        && !hasty
+        && !matches!(error, SendError::Reset(_) | SendError::RequestBody { .. } | SendError::Overdue)
     {
-        // Whether it is dead or only slow, nobody else should find out on it.
+        // Whether it is dead or only slow, nobody else should find out on it. A whole time that ran out says less: a route may
+        // have a short one, and the connection carries others' streams as well as before.
         stream.joint.retire();
     }
     let servers = error.is_servers() && !(reused && error.is_closed());

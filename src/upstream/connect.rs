@@ -156,8 +156,14 @@ pub(super) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Makes a connection and sets it to run; `alone`: one that carries one request at a time.
-pub(super) async fn connect(endpoint: &Endpoint, slot: Slot, alone: bool, steps: Steps) -> Result<Made, SendError> {
+/// Makes a connection and sets it to run; `alone`: one that carries one request at a time. The caller holds `slot` as well,
+/// until it has told others how this ended.
+pub(super) async fn connect(
+    endpoint: &Endpoint,
+    slot: Arc<Slot>,
+    alone: bool,
+    steps: Steps,
+) -> Result<Made, SendError> {
     let origin = &endpoint.origin;
     let Dialled { stream, joint } = dial(origin, None, alone, steps).await?;
     let made = match stream {
@@ -213,7 +219,7 @@ enum Wire {
     Unix(UnixStream),
 }
 
-async fn begin<T>(endpoint: &Endpoint, slot: Slot, stream: T, joint: bool) -> io::Result<Made>
+async fn begin<T>(endpoint: &Endpoint, slot: Arc<Slot>, stream: T, joint: bool) -> io::Result<Made>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -226,7 +232,6 @@ where
     let ahead = Ahead::new();
     let handshake = builder.handshake::<_, Body>(TokioIo::new(Heard::new(stream, Arc::clone(&ahead))));
     let (sender, connection) = handshake.await.map_err(io::Error::other)?;
-    let slot = Arc::new(slot);
     let held = Arc::clone(&slot);
     let task = endpoint.tasks.spawn(async move {
         // Whoever has the request in flight is told; an idle connection may end however it likes.
@@ -236,7 +241,7 @@ where
     Ok(Made::Alone(Live::new(sender, task.abort_handle(), slot, ahead)))
 }
 
-async fn begin_http2<T>(endpoint: &Endpoint, slot: Slot, stream: T) -> io::Result<Arc<Joint>>
+async fn begin_http2<T>(endpoint: &Endpoint, slot: Arc<Slot>, stream: T) -> io::Result<Arc<Joint>>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -250,7 +255,6 @@ where
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_WITHIN);
     let (sender, connection) = builder.handshake::<_, Body>(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    let slot = Arc::new(slot);
     let held = Arc::clone(&slot);
     let allowed = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
     let heard = Arc::new(Notify::new());

@@ -44,6 +44,11 @@ async fn a_pepper_that_is_gone_is_made_anew_only_where_nothing_was_under_it() {
     let folder = home.folder.path();
     let file = folder.join("data/secrets/pepper-vantage");
     let read = || std::fs::read_to_string(&file).expect("it was made");
+    // A start that comes to nothing leaves none behind for the next one to believe.
+    std::fs::create_dir_all(folder.join("data/tollgate.db")).expect("no place for a store");
+    refused(&home).await;
+    assert!(!file.exists() && file.parent().expect("its folder").exists(), "it was made, and taken away again");
+    std::fs::remove_dir(folder.join("data/tollgate.db")).expect("it was there");
     // Nobody has anything yet.
     home.start().await.process.stop().await.good();
     let first = read();
