@@ -97,6 +97,7 @@ impl World {
             address: AddressPlace::default(),
             gauge: gateway.metrics.connections.opened(Listener::Http),
             seat: None,
+            unnamed: false,
         };
         let connection = Arc::new(Connection::new(peer, None, None, place));
         let world = Self { gateway, token, key, connection, runtime, _folder: folder };

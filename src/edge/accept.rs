@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use super::connection::{self, Connection, Drain, Handshake, Place};
 use super::handshake::{self, Ends};
 use super::pace::Taken;
-use super::proxied;
+use super::proxied::{self, Behalf};
 use super::workers::Here;
 use crate::gateway::Gateway;
 use crate::limit::addresses::{AddressPlace, Addresses};
@@ -120,7 +120,7 @@ fn enter(
     let Some(address) = address_place(gateway, door, peer) else { return turn_away(TurnedAway::PerAddress) };
     let gauge = gateway.metrics.connections.opened(door.listener());
     let (seat, other) = here.seat();
-    let held = Place { permit: Some(permit), address, gauge, seat: Some(seat) };
+    let held = Place { permit: Some(permit), address, gauge, seat: Some(seat), unnamed: false };
     let (gateway, door) = (Arc::clone(gateway), door.clone());
     let connections = door.connections.clone();
     let Some(other) = other else {
@@ -156,13 +156,18 @@ async fn introduced(gateway: &Gateway, socket: &mut TcpStream, door: &Door, held
         turn_away(TurnedAway::ProxyHeader);
         return None;
     };
-    let Some(client) = client else { return socket.peer_addr().ok() };
-    let place = address_place(gateway, door, client);
+    let peer = socket.peer_addr().ok()?;
+    let (address, place) = match client {
+        Behalf::Own => return Some(peer),
+        Behalf::Of(client) => (client, address_place(gateway, door, client)),
+        Behalf::Somebody => (peer, door.addresses.take(peer.ip())),
+    };
     if place.is_none() {
         turn_away(TurnedAway::PerAddress);
     }
     held.address = place?;
-    Some(client)
+    held.unnamed = client == Behalf::Somebody;
+    Some(address)
 }
 
 async fn serve(gateway: Arc<Gateway>, mut socket: TcpStream, mut peer: SocketAddr, door: Door, mut held: Place) {

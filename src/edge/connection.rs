@@ -115,6 +115,8 @@ pub struct Place {
     pub gauge: Held,
     /// Counts it at its worker.
     pub seat: Option<Seat>,
+    /// A proxy brings it and does not say from whom: what its requests say of where they come from is its client's word.
+    pub unnamed: bool,
 }
 
 /// What a TLS handshake settled.

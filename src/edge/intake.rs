@@ -60,7 +60,7 @@ fn come(exchange: &mut Exchange, headers: &HeaderMap) {
     let (snapshot, connection) = (&exchange.live.snapshot, &exchange.connection);
     let (peer, trusted) = (connection.peer.ip(), &snapshot.trusted_proxies);
     let own = if connection.tls.is_some() { "https" } else { "http" };
-    if !network::trusts(trusted, peer) {
+    if connection.held.unnamed || !network::trusts(trusted, peer) {
         exchange.way = Way { scheme: own, host: None };
         return;
     }

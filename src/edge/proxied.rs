@@ -20,8 +20,20 @@ const START: usize = 12;
 /// A header of version 2 up to its addresses; its last two bytes are the length of what follows.
 const FIXED: usize = 16;
 
-/// Reads the header: the client's address, or `None` where the proxy speaks for itself (a health check).
-pub async fn client(socket: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
+/// On whose behalf a proxy speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behalf {
+    /// Its own (`LOCAL`): a health check.
+    Own,
+    /// The client's at this address.
+    Of(SocketAddr),
+    /// Somebody's whom it does not name: a client without an internet address (`UNKNOWN`, `AF_UNSPEC`, `AF_UNIX`). What
+    /// that one says of others is no word of the proxy's.
+    Somebody,
+}
+
+/// Reads the header: on whose behalf the connection comes.
+pub async fn client(socket: &mut TcpStream) -> io::Result<Behalf> {
     let mut header = Vec::with_capacity(LINE);
     loop {
         let more = match look(&header)? {
@@ -42,8 +54,8 @@ pub enum Look {
     Bytes(usize),
     /// It goes on to the end of the line, which has so many bytes more at most.
     Line(usize),
-    /// All of it is there: the client's address, if it has one.
-    Whole(Option<SocketAddr>),
+    /// All of it is there, and says this.
+    Whole(Behalf),
 }
 
 /// Looks at a header's bytes so far: none of them is the client's own as long as no more were taken than this asked for.
@@ -80,21 +92,22 @@ async fn rest_of_line(socket: &TcpStream, most: usize) -> io::Result<usize> {
     Ok(seen[..there].iter().position(|byte| *byte == b'\n').map_or(there, |end| end + 1))
 }
 
-/// A whole header: the client's address, if it has one.
-fn read(header: &[u8]) -> Result<Option<SocketAddr>, io::ErrorKind> {
+/// A whole header.
+fn read(header: &[u8]) -> Result<Behalf, io::ErrorKind> {
+    let of = |address: SocketAddr| Ok(Behalf::Of(address));
     match HeaderResult::parse(header) {
-        HeaderResult::V1(Ok(header)) => Ok(match header.addresses {
-            v1::Addresses::Tcp4(of) => Some(SocketAddr::from((of.source_address, of.source_port))),
-            v1::Addresses::Tcp6(of) => Some(SocketAddr::from((of.source_address, of.source_port))),
-            v1::Addresses::Unknown => None,
-        }),
+        HeaderResult::V1(Ok(header)) => match header.addresses {
+            v1::Addresses::Tcp4(said) => of((said.source_address, said.source_port).into()),
+            v1::Addresses::Tcp6(said) => of((said.source_address, said.source_port).into()),
+            v1::Addresses::Unknown => Ok(Behalf::Somebody),
+        },
         HeaderResult::V2(Ok(header)) => match (header.command, header.protocol, header.addresses) {
-            (v2::Command::Local, ..) => Ok(None),
+            (v2::Command::Local, ..) => Ok(Behalf::Own),
             // There is no HTTP over datagrams here: whoever says so is mistaken about more than that.
             (_, v2::Protocol::Datagram, _) => Err(io::ErrorKind::InvalidData),
-            (_, _, v2::Addresses::IPv4(of)) => Ok(Some(SocketAddr::from((of.source_address, of.source_port)))),
-            (_, _, v2::Addresses::IPv6(of)) => Ok(Some(SocketAddr::from((of.source_address, of.source_port)))),
-            (_, _, v2::Addresses::Unspecified | v2::Addresses::Unix(_)) => Ok(None),
+            (_, _, v2::Addresses::IPv4(said)) => of((said.source_address, said.source_port).into()),
+            (_, _, v2::Addresses::IPv6(said)) => of((said.source_address, said.source_port).into()),
+            (_, _, v2::Addresses::Unspecified | v2::Addresses::Unix(_)) => Ok(Behalf::Somebody),
         },
         HeaderResult::V1(Err(_)) | HeaderResult::V2(Err(_)) => Err(io::ErrorKind::InvalidData),
     }
@@ -116,7 +129,9 @@ mod tests {
 
     fn says(header: &[u8]) -> String {
         match look(header) {
-            Ok(Look::Whole(client)) => client.map_or("nobody".into(), |client| client.to_string()),
+            Ok(Look::Whole(Behalf::Of(client))) => client.to_string(),
+            Ok(Look::Whole(Behalf::Own)) => "the proxy".into(),
+            Ok(Look::Whole(Behalf::Somebody)) => "somebody".into(),
             _ => "refused".into(),
         }
     }
@@ -135,12 +150,13 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_that_speaks_for_itself_names_nobody() {
-        assert_eq!(says(b"PROXY UNKNOWN\r\n"), "nobody");
-        assert_eq!(says(b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n"), "nobody");
-        assert_eq!(says(&v2(0, 0, &[])), "nobody");
-        assert_eq!(says(&v2(0, 0x11, &[192, 0, 2, 1, 198, 51, 100, 1, 0, 1, 0, 2])), "nobody");
-        assert_eq!(says(&v2(1, 0x31, &[0; 216])), "nobody");
+    fn a_proxy_that_names_nobody_speaks_for_itself_only_where_it_says_so() {
+        assert_eq!(says(&v2(0, 0, &[])), "the proxy");
+        assert_eq!(says(&v2(0, 0x11, &[192, 0, 2, 1, 198, 51, 100, 1, 0, 1, 0, 2])), "the proxy");
+        assert_eq!(says(b"PROXY UNKNOWN\r\n"), "somebody");
+        assert_eq!(says(b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n"), "somebody");
+        assert_eq!(says(&v2(1, 0, &[])), "somebody");
+        assert_eq!(says(&v2(1, 0x31, &[0; 216])), "somebody");
     }
 
     #[test]

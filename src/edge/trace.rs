@@ -78,7 +78,9 @@ pub fn begin(exchange: &mut Exchange, head: &Parts) {
     let Some(tracing) = &exchange.live.snapshot.tracing else { return };
     let believed = match tracing.trust {
         Trust::Always => true,
-        Trust::TrustedProxies => exchange.live.is_trusted(exchange.connection.peer.ip()),
+        Trust::TrustedProxies => {
+            !exchange.connection.held.unnamed && exchange.live.is_trusted(exchange.connection.peer.ip())
+        }
         Trust::Never => false,
     };
     let (ids, records) = (&exchange.gateway.trace_ids, exchange.gateway.spans.is_some());

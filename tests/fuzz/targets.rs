@@ -19,7 +19,7 @@ use tollgate::contract::{Carried, Contract, decode};
 use tollgate::credential::presented::{self, Presented};
 use tollgate::credential::{SiteCredentials, api_key, jwt};
 use tollgate::edge::first_frame::{self, First};
-use tollgate::edge::proxied::{self, Look};
+use tollgate::edge::proxied::{self, Behalf, Look};
 use tollgate::model::entropy::TestEntropy;
 use tollgate::model::time::Timestamp;
 use tollgate::rules::trace::Context;
@@ -180,7 +180,8 @@ fn taken(bytes: &[u8], piece: usize) -> Option<(&[u8], Option<SocketAddr>)> {
     loop {
         let rest = &bytes[header..];
         header += match proxied::look(&bytes[..header]).ok()? {
-            Look::Whole(client) => return Some((&bytes[..header], client)),
+            Look::Whole(Behalf::Of(client)) => return Some((&bytes[..header], Some(client))),
+            Look::Whole(Behalf::Own | Behalf::Somebody) => return Some((&bytes[..header], None)),
             Look::Bytes(more) => rest.get(..more)?.len(),
             Look::Line(most) => {
                 let there = rest.get(..most.min(piece)).unwrap_or(rest);

@@ -88,7 +88,8 @@ async fn proxied(trusted: &str, more: &str) -> Gate {
     setup.start().await.expect("SQLite")
 }
 
-/// Opens a connection that begins with `header` in `pieces`, and asks on it; the answer, empty where there is none.
+/// Opens a connection that begins with `header` in `pieces`, and asks on it, with what only a proxy may say of its client;
+/// the answer, empty where there is none.
 async fn ask_behind(gate: &Gate, header: &[u8], pieces: usize) -> String {
     let asking = async {
         let mut socket = TcpStream::connect(gate.client.address).await.ok()?;
@@ -100,7 +101,8 @@ async fn ask_behind(gate: &Gate, header: &[u8], pieces: usize) -> String {
         let name = "localhost".try_into().expect("a name");
         let config = gate.client.tls.clone().expect("TLS");
         let mut stream = TlsConnector::from(config).connect(name, socket).await.ok()?;
-        stream.write_all(b"GET /open HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.ok()?;
+        let asks = "GET /open HTTP/1.1\r\nhost: localhost\r\nx-forwarded-for: 203.0.113.9\r\nconnection: close\r\n\r\n";
+        stream.write_all(asks.as_bytes()).await.ok()?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.ok()?;
         Some(String::from_utf8_lossy(&answer).into_owned())
@@ -122,10 +124,14 @@ async fn a_proxy_header_says_who_the_client_is() {
         (b"PROXY TCP4 198.51.100.1 127.0.0.1 4711 443\r\n".to_vec(), "198.51.100.1"),
         (b"PROXY TCP6 2001:db8::1 ::1 4711 443\r\n".to_vec(), "2001:db8::1"),
         (b"PROXY TCP6 ::ffff:198.51.100.9 ::1 4711 443\r\n".to_vec(), "198.51.100.9"),
+        // Somebody whom it does not name: what that one says of others is not believed.
         (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1"),
+        (v2(1, 0, &[]), "127.0.0.1"),
+        (v2(1, 0x31, &[0; 216]), "127.0.0.1"),
         (v2(1, 0x11, &four), "198.51.100.2"),
         (v2(1, 0x11, &big), "198.51.100.2"),
-        (v2(0, 0, &[]), "127.0.0.1"),
+        // The proxy itself, which is.
+        (v2(0, 0, &[]), "203.0.113.9"),
     ] {
         for pieces in [1, 7] {
             let answer = ask_behind(&gate, &header, pieces).await;
@@ -176,4 +182,11 @@ async fn behind_a_proxy_connections_are_counted_by_client() {
     assert_eq!(ask_behind(&gate, b"PROXY TCP4 198.51.100.1 127.0.0.1 4712 443\r\n", 1).await, "");
     let other = ask_behind(&gate, b"PROXY TCP4 198.51.100.2 127.0.0.1 4711 443\r\n", 1).await;
     assert!(other.starts_with("HTTP/1.1 200 "), "{other}");
+    // Whoever is not named counts as one at the proxy's address, and the proxy itself not at all.
+    let mut held = TcpStream::connect(gate.client.address).await.expect("accepted");
+    held.write_all(b"PROXY UNKNOWN\r\n").await.expect("sent");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(ask_behind(&gate, b"PROXY UNKNOWN\r\n", 1).await, "");
+    let own = ask_behind(&gate, &v2(0, 0, &[]), 1).await;
+    assert!(own.starts_with("HTTP/1.1 200 "), "{own}");
 }

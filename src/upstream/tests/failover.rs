@@ -224,7 +224,7 @@ async fn whoever_waits_for_a_connection_that_cannot_be_made_is_told_with_the_one
     let settings = Settings { protocol: Protocol::Http2, connect_timeout: 4 * LATE, ..settings(&[silent.address]) };
     let to = Settings { queue_timeout: Duration::from_mins(1), ..settings }.prepare().unwrap();
     let pools = Pools::new(None);
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     let all = futures_util::future::join_all((0..8).map(|_| pools.send(&to, get("/"), None))).await;
     assert!(all.iter().all(|it| matches!(it, Err(error) if error.is_connect())), "{all:?}");
     // One after another they would take eight times as long.
