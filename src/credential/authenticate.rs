@@ -100,26 +100,44 @@ impl Authenticator {
         }
     }
 
-    /// Who presents this, with the facts that decide what they may do. `stranger` is asked, and only then, before the
-    /// store is bothered about an API key that nobody has shown before: anyone can make up keys of the right form.
-    pub async fn authenticate(
+    /// Who presents this, where nothing needs to be asked of the store and nothing stands against them: what almost every
+    /// request comes to, without a wait. `None`: [`Self::authenticate`] finds out.
+    pub fn at_once(
         &self,
         site: &SiteCredentials,
         contract: &Contract,
         presented: &Presented<'_>,
+        digest: &CredentialDigest,
+        now: Now,
+    ) -> Option<Principal> {
+        let known = match presented.kind {
+            Carried::Token => self.known_token(site, contract, digest, now),
+            Carried::ApiKey => self.known_key(site, contract, digest, now),
+        };
+        known.map(|known| self.note_use(site, known, now.wall))
+    }
+
+    /// Who presents what has this digest, with the facts that decide what they may do. `stranger` is asked, and only then,
+    /// before the store is bothered about an API key that nobody has shown before: anyone can make up keys of the right
+    /// form.
+    pub async fn authenticate(
+        &self,
+        site: &SiteCredentials,
+        contract: &Contract,
+        (presented, digest): (&Presented<'_>, CredentialDigest),
         now: Now,
         stranger: impl Future<Output = Result<(), Refusal>>,
     ) -> Result<Principal, Refusal> {
-        match self.verify(site, contract, presented, now, stranger).await? {
-            (principal, LastUse::Session(session)) => {
-                self.last_used.note_session(site.realm(), &session, now.wall);
-                Ok(principal)
-            }
-            (principal, LastUse::Key(key)) => {
-                self.last_used.note_key(site.realm(), &key, now.wall);
-                Ok(principal)
-            }
+        let verified = self.verify(site, contract, (presented, digest), now, stranger).await?;
+        Ok(self.note_use(site, verified, now.wall))
+    }
+
+    fn note_use(&self, site: &SiteCredentials, (principal, used): (Principal, LastUse), now: Timestamp) -> Principal {
+        match used {
+            LastUse::Session(session) => self.last_used.note_session(site.realm(), &session, now),
+            LastUse::Key(key) => self.last_used.note_key(site.realm(), &key, now),
         }
+        principal
     }
 
     /// The same for a request that is only imagined, with the reason: the credential does not count as used.
@@ -131,6 +149,7 @@ impl Authenticator {
         now: Now,
         stranger: impl Future<Output = Result<(), Refusal>>,
     ) -> Result<Principal, Rejected> {
+        let presented = (presented, site.digest(presented));
         Ok(self.verify(site, contract, presented, now, stranger).await?.0)
     }
 
@@ -138,11 +157,10 @@ impl Authenticator {
         &self,
         site: &SiteCredentials,
         contract: &Contract,
-        presented: &Presented<'_>,
+        (presented, digest): (&Presented<'_>, CredentialDigest),
         now: Now,
         stranger: impl Future<Output = Result<(), Refusal>>,
     ) -> Result<(Principal, LastUse), Rejected> {
-        let digest = site.digest(presented);
         match presented.kind {
             Carried::Token => self.by_token(site, contract, presented.text, digest, now).await,
             Carried::ApiKey => self.by_key(site, contract, presented.text, digest, now, stranger).await,
@@ -237,14 +255,48 @@ impl Authenticator {
         let token = self.verified(site, contract, text, digest, now.wall)?;
         let realm = site.realm();
         let session = self.session(realm, token.session, now.steady).await?.ok_or(Rejected::NoSession)?;
-        Rejected::session(&session.record, now.wall)?;
-        if session.record.user_id != token.user {
-            return Err(Rejected::OthersSession);
-        }
+        carries(&session.record, &token, now.wall)?;
         let account = self.account(realm, token.user, token.org, now.steady).await?;
-        let method = Method::Token { session: token.session, expires_at: token.lifetime.expires_at };
-        let principal = principal(contract, account, token.org, method)?;
+        let principal = principal(contract, account, token.org, by(&token))?;
         Ok((principal, LastUse::Session(session)))
+    }
+
+    /// [`Self::by_token`] where everything is remembered, and everything in order.
+    fn known_token(
+        &self,
+        site: &SiteCredentials,
+        contract: &Contract,
+        digest: &CredentialDigest,
+        now: Now,
+    ) -> Option<(Principal, LastUse)> {
+        let realm = site.realm();
+        let token = self.tokens.token(digest, &site.keys)?;
+        token.lifetime.check(site.settings.leeway, now.wall).ok()?;
+        let session = self.sessions.known(realm, token.session, &self.epochs, now.steady)?;
+        carries(&session.record, &token, now.wall).ok()?;
+        let account = self.accounts.known(realm, token.user, &self.epochs, now.steady)?;
+        let principal = principal(contract, Some(account), token.org, by(&token)).ok()?;
+        self.metrics.caches.hits([Cache::Tokens, Cache::Sessions, Cache::Accounts]);
+        Some((principal, LastUse::Session(session)))
+    }
+
+    /// [`Self::by_key`] where everything is remembered, and everything in order.
+    fn known_key(
+        &self,
+        site: &SiteCredentials,
+        contract: &Contract,
+        digest: &CredentialDigest,
+        now: Now,
+    ) -> Option<(Principal, LastUse)> {
+        let realm = site.realm();
+        let hash = self.tokens.key(digest)?;
+        let fact = self.keys.known(realm, hash, &self.epochs, now.steady)?;
+        let key = &fact.record;
+        Rejected::key(key, now.wall).ok()?;
+        let account = self.accounts.known(realm, key.user_id, &self.epochs, now.steady)?;
+        let principal = principal(contract, Some(account), key.org_id, Method::Key(Arc::clone(key))).ok()?;
+        self.metrics.caches.hits([Cache::Keys, Cache::Accounts]);
+        Some((principal, LastUse::Key(fact)))
     }
 
     /// The token's claims. A remembered token is spared the signature, never the clock or the key set.
@@ -349,6 +401,17 @@ impl Authenticator {
         let key = if self.epochs.global() == before { Some(key) } else { self.store.key_by_hash(realm, &hash).await? };
         Ok(key.map(|key| Loaded { fact: Used::key(key), marks: Some([mark, mark]) }))
     }
+}
+
+/// Whether a session is live and the token's own.
+fn carries(session: &Session, token: &VerifiedToken, now: Timestamp) -> Result<(), Rejected> {
+    Rejected::session(session, now)?;
+    if session.user_id == token.user { Ok(()) } else { Err(Rejected::OthersSession) }
+}
+
+/// How whoever shows `token` has proven who they are.
+fn by(token: &VerifiedToken) -> Method {
+    Method::Token { session: token.session, expires_at: token.lifetime.expires_at }
 }
 
 /// The caller, if the account is there, enabled, and of the organization that the credential speaks for.

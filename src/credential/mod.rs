@@ -41,7 +41,7 @@ use aws_lc_rs::hmac;
 use crate::model::secret::Secret;
 
 pub use authenticate::Authenticator;
-pub use site::SiteCredentials;
+pub use site::{CredentialDigest, SiteCredentials};
 
 /// A site's credentials, as configured.
 #[derive(Clone, Debug)]

@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures_util::SinkExt;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -70,11 +70,13 @@ pub fn is_one(exchange: &Exchange, target: &Target, head: &Parts) -> Result<bool
 }
 
 /// Takes an agent's WebSocket, if there is room for one more that nobody knows.
-pub fn invite(exchange: &mut Exchange, mut head: Parts) -> Result<Response<Body>, Refusal> {
+pub fn invite(exchange: &mut Exchange, head: &mut Parts) -> Result<Response<Body>, Refusal> {
     let client = head.extensions.remove::<OnUpgrade>().ok_or(Problem::NotAuthenticated)?;
     let place = place(exchange).inspect_err(|_| exchange.gateway.metrics.agents.came_to(AgentOutcome::TurnedAway))?;
     let answer = tunnel::agree(&head.headers);
     tunnel::offer_nothing(&mut head.headers);
+    let (empty, ()) = Request::new(()).into_parts();
+    let head = std::mem::replace(head, empty);
     exchange.tunnel = Some(Tunnel::Agent(Box::new(Agent { client, head, place })));
     Ok(answer)
 }
@@ -162,7 +164,7 @@ async fn meet<S: AsyncRead + AsyncWrite + Unpin>(
 async fn let_in(
     exchange: &mut Exchange,
     key: &Secret,
-    head: Parts,
+    mut head: Parts,
     place: &mut Option<Place>,
 ) -> Result<(Backend, Duration), Refusal> {
     authenticate::by_key(exchange, key).await?;
@@ -171,7 +173,7 @@ async fn let_in(
     let permit = authorize::authorize(exchange, target)?;
     throttle::admit(exchange, &permit).await?;
     let Permit::Forward(permit) = permit else { return Err(Problem::NotFound.into()) };
-    match forward::open(exchange, &permit, head).await? {
+    match forward::open(exchange, &permit, &mut head).await? {
         (Opened::Tunnel(_, backend), idle) => Ok((backend, idle)),
         (Opened::Answer(answer), _) => Err(turned_down(answer.status()).into()),
     }

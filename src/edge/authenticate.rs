@@ -10,6 +10,7 @@ use super::exchange::Exchange;
 use super::route::Target;
 use crate::contract::Carried;
 use crate::contract::operation::Caller;
+use crate::credential::CredentialDigest;
 use crate::credential::presented::Presented;
 use crate::gateway::LiveSite;
 use crate::limit::{Charge, LimitError, States, Subject, Verdict};
@@ -68,30 +69,42 @@ pub async fn again(exchange: &mut Exchange, accepted: &Accepted, target: &Target
         Accepted::Key(key) => Some(Presented { kind: Carried::ApiKey, text: key.expose() }),
     };
     let presented = presented.ok_or(Problem::NotAuthenticated)?;
-    exchange.principal = Some(Arc::new(verified(exchange, &presented, std::future::ready(Ok(()))).await?));
+    let digest = live.credentials.digest(&presented);
+    let verified = verified(exchange, (&presented, digest), std::future::ready(Ok(()))).await?;
+    exchange.principal = Some(Arc::new(verified));
     Ok(())
 }
 
 async fn verify(exchange: &mut Exchange, presented: &Presented<'_>) -> Result<(), Refusal> {
     exchange.presented = true;
-    let verified = {
-        // Pinned: by value it would stand once in every future on the way down.
-        let stranger = std::pin::pin!(may_guess(exchange));
-        verified(exchange, presented, stranger).await
-    };
-    match verified {
+    let live = exchange.site();
+    let digest = live.credentials.digest(presented);
+    if !exchange.imagined {
+        let (authenticator, contract) = (&exchange.gateway.authenticator, &live.site.contract);
+        let known = authenticator.at_once(&live.credentials, contract, presented, &digest, exchange.now);
+        if let Some(principal) = known {
+            exchange.principal = Some(Arc::new(principal));
+            return Ok(());
+        }
+    }
+    // Boxed: rare, and every request would carry the room for it.
+    Box::pin(find_out(exchange, presented, digest)).await
+}
+
+async fn find_out(exchange: &mut Exchange, presented: &Presented<'_>, digest: CredentialDigest) -> Result<(), Refusal> {
+    match verified(exchange, (presented, digest), may_guess(exchange)).await {
         Ok(principal) => {
             exchange.principal = Some(Arc::new(principal));
             Ok(())
         }
-        Err(Refusal { problem, fault: None }) => Err(Box::pin(failed(exchange, problem)).await),
+        Err(Refusal { problem, fault: None }) => Err(failed(exchange, problem).await),
         Err(fault) => Err(fault),
     }
 }
 
 async fn verified(
     exchange: &Exchange,
-    presented: &Presented<'_>,
+    (presented, digest): (&Presented<'_>, CredentialDigest),
     stranger: impl Future<Output = Result<(), Refusal>>,
 ) -> Result<Principal, Refusal> {
     let live = exchange.site();
@@ -101,7 +114,7 @@ async fn verified(
         // Boxed: no request that is real should carry the room for this.
         return Ok(Box::pin(authenticator.recognize(keys, contract, presented, now, stranger)).await?);
     }
-    authenticator.authenticate(keys, contract, presented, now, stranger).await
+    authenticator.authenticate(keys, contract, (presented, digest), now, stranger).await
 }
 
 /// Why the credential of a request that is only imagined lets nobody in; `None` where it does, or there is none.

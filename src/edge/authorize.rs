@@ -124,6 +124,7 @@ pub enum Denied {
 }
 
 impl From<Denied> for Refusal {
+    #[cold]
     fn from(denied: Denied) -> Self {
         match denied {
             Denied::Nobody => Problem::NotAuthenticated.into(),

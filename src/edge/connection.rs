@@ -201,7 +201,7 @@ where
         (Arc::clone(&pace), drain.clone(), Arc::clone(&gateway), Arc::clone(&connection));
     let answer = move |request| {
         let (gateway, connection) = (Arc::clone(&of), Arc::clone(&connection));
-        let (request, leftover) = Arriving::of(request, asked.lingering());
+        let (mut head, body, leftover) = Arriving::of(request, asked.lingering());
         let (asked, leaving) = (asked.ask(leftover), leaving.clone());
         // Boxed: by value hyper would move each request's whole state into place, and go on to hold the room for it: a
         // connection of HTTP/1.1 that rests, and a stream of HTTP/2 whose answer waits for its client's window.
@@ -210,7 +210,7 @@ where
                 // It is told goodbye already; until it takes notice nothing of it goes any further.
                 return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
             }
-            let mut answer = exchange::handle(&gateway, &connection, request).await;
+            let mut answer = exchange::handle(&gateway, &connection, &mut head, body).await;
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                 asked.becomes_tunnel();
             } else if !http2 && (leaving.has_begun() || connection.useless.load(Ordering::Relaxed)) {

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, Response};
+use http::request::Parts;
+use http::{HeaderValue, Method, Response};
 
 use super::authenticate::Accepted;
 use super::connection::Connection;
@@ -101,30 +102,30 @@ impl Default for Way {
 pub async fn handle(
     gateway: &Arc<Gateway>,
     connection: &Arc<Connection>,
-    request: Request<Arriving>,
+    head: &mut Parts,
+    body: Arriving,
 ) -> Response<Observed> {
     // From here on it is counted and logged, also where its client leaves before there is an answer.
-    let mut record = Record::begin(Exchange::begin(gateway, connection, request.method().clone()));
+    let mut record = Record::begin(gateway, connection, head.method.clone());
     let exchange = &mut record.exchange;
     // Over HTTP/1.1 there is none: its clients are told nothing by trailers, and take what has an end for whole.
-    exchange.grpc = connection.is_http2() && grpc::is_call(request.headers());
-    let outcome = run(exchange, request).await;
-    let (answer, told) = match outcome {
+    exchange.grpc = connection.is_http2() && grpc::is_call(&head.headers);
+    let outcome = run(exchange, head, body).await;
+    let (mut answer, told) = match outcome {
         Ok(answer) => (answer, None),
         Err(refusal) => Box::pin(respond::refuse(exchange, refusal)).await,
     };
-    let answer = respond::complete(exchange, answer);
+    respond::complete(exchange, &mut answer);
     observe::observe(record, answer, told)
 }
 
-async fn run(exchange: &mut Exchange, request: Request<Arriving>) -> Result<Response<Body>, Refusal> {
-    let (mut head, body) = request.into_parts();
-    intake::take(exchange, &mut head)?;
-    if let Some(answer) = cors::preflight(exchange, &head) {
+async fn run(exchange: &mut Exchange, head: &mut Parts, body: Arriving) -> Result<Response<Body>, Refusal> {
+    intake::take(exchange, head)?;
+    if let Some(answer) = cors::preflight(exchange, head) {
         return Ok(answer);
     }
     let target = route::find(exchange)?;
-    if agent::is_one(exchange, &target, &head)? {
+    if agent::is_one(exchange, &target, head)? {
         return agent::invite(exchange, head);
     }
     authenticate::authenticate(exchange, &head.headers, &target).await?;
@@ -132,8 +133,8 @@ async fn run(exchange: &mut Exchange, request: Request<Arriving>) -> Result<Resp
     throttle::admit(exchange, &permit).await?;
     match permit {
         // Boxed: no request to a backend should carry the room for a sign-in.
-        authorize::Permit::Native(permit) => Box::pin(native::serve(exchange, permit, &head, body)).await,
-        authorize::Permit::Forward(permit) => forward::forward(exchange, permit, head, body).await,
+        authorize::Permit::Native(permit) => Box::pin(native::serve(exchange, permit, head, body)).await,
+        authorize::Permit::Forward(permit) => forward::forward(exchange, &permit, head, body).await,
         authorize::Permit::KeySet => Ok(native::key_set(exchange)),
     }
 }

@@ -179,12 +179,13 @@ async fn walk(exchange: &mut Exchange, mut head: Parts, story: &mut Story) -> Re
             if !upgrades {
                 fits(length, route.max_body, story)?;
             }
-            let (mut request, upstream) = forward::request(exchange, &permit, head, Body::Empty).await?;
+            let upstream = forward::chosen(exchange, &live, &permit);
+            let asserted = if route.assertion { forward::asserted(exchange, &permit, upstream).await? } else { None };
+            let mut request = forward::request(exchange, &permit, upstream, asserted, &mut head, Body::Empty)?;
             if upgrades {
                 tunnel::dress(request.headers_mut());
             }
             story.tell("websocket", upgrades.then_some(true));
-            let upstream = &live.upstreams[upstream];
             let servers: Vec<String> = upstream.settings.servers.iter().map(ToString::to_string).collect();
             story
                 .tell("upstream", json!({ "name": &*upstream.name, "servers": servers, "path": request.uri().path() }));
@@ -206,8 +207,8 @@ fn fits(length: u64, most: u64, story: &mut Story) -> Result<(), Refusal> {
 }
 
 async fn refused(exchange: &mut Exchange, refusal: Refusal, story: &mut Story) {
-    let (answer, told) = respond::refuse(exchange, refusal).await;
-    let answer = respond::complete(exchange, answer);
+    let (mut answer, told) = respond::refuse(exchange, refusal).await;
+    respond::complete(exchange, &mut answer);
     story.tell("decision", "refuse");
     if let Some(told) = told {
         story.tell("problem", told.kind.name());

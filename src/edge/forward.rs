@@ -4,6 +4,7 @@
 //! `Connection` header names is deleted first, identity is added after, so that no client can have it deleted.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,20 +44,21 @@ const SOON: u64 = 64 * 1024;
 
 static FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
-/// Sends the permitted request on.
+/// Sends the permitted request on. Its head is lent, so that no future on the way holds room for a copy; its header fields
+/// are taken.
 pub async fn forward(
     exchange: &mut Exchange,
-    permit: ForwardPermit,
-    mut head: Parts,
+    permit: &ForwardPermit,
+    head: &mut Parts,
     body: Arriving,
 ) -> Result<Response<Body>, Refusal> {
     let live = Arc::clone(exchange.site());
     // `Upgrade` to anything but a WebSocket is a header that is dropped.
     if let Some(client) = head.extensions.remove::<OnUpgrade>()
-        && wanted(&head)?
+        && wanted(head)?
     {
         let standing = Standing::of(exchange);
-        return Ok(match Box::pin(open(exchange, &permit, head)).await? {
+        return Ok(match Box::pin(open(exchange, permit, head)).await? {
             (Opened::Answer(answer), _) => answer,
             (Opened::Tunnel(answer, backend), idle) => {
                 let open = tunnel::Open { client, backend, standing, idle };
@@ -70,8 +72,9 @@ pub async fn forward(
     let mut body = Body::client(body, route.max_body, patience)?;
     body.admit_trailers(&live.reserved);
     body.count_into(&exchange.received);
-    let (mut request, upstream) = request(exchange, &permit, head, body).await?;
-    let upstream = &live.upstreams[upstream];
+    let upstream = chosen(exchange, &live, permit);
+    let asserted = if route.assertion { Box::pin(asserted(exchange, permit, upstream)).await? } else { None };
+    let mut request = request(exchange, permit, upstream, asserted, head, body)?;
     // A call of gRPC may rest between two messages. Over HTTP/2 that holds no connection of the backend's.
     if !exchange.grpc || upstream.settings.protocol == Protocol::Http1 {
         request.body_mut().at_least(route.overrides.body_rate.unwrap_or(exchange.gateway.bounds.min_body_rate));
@@ -85,12 +88,15 @@ pub async fn forward(
     let (asked, before) = (upstream.metrics.asked(), exchange.took());
     let lasts = (exchange.grpc || is_long(request.body()))
         && (exchange.principal.is_some() || exchange.connection.vouched.is_some());
-    let standing = lasts.then(|| Standing::of(exchange));
-    let (pools, server) = (&exchange.gateway.pools, &mut exchange.server);
-    let sending = pools.send_noting(&upstream.settings, request, Some(&overrides), server);
-    let answered = match standing {
-        Some(standing) => Box::pin(while_it_stands(standing, sending)).await,
-        None => sending.await.map_err(Unanswered::Failed),
+    let standing = lasts.then(|| Box::new(Standing::of(exchange)));
+    let mut request = Some(request);
+    let answered = {
+        let (pools, server) = (&exchange.gateway.pools, &mut exchange.server);
+        let sending = pin!(pools.send_noting(&upstream.settings, &mut request, &overrides, server));
+        match standing {
+            Some(standing) => Box::pin(while_it_stands(standing, sending)).await,
+            None => sending.await.map_err(Unanswered::Failed),
+        }
     };
     let outcome = match &answered {
         Ok(answer) => UpstreamOutcome::answered(answer.status().as_u16()),
@@ -139,7 +145,7 @@ impl From<Unanswered> for Refusal {
 /// A call of gRPC and an upload are streams before they are answered too: a server that is fed may have nothing to say until
 /// its client is done, and such a request must end with what let it in like one whose answer has begun.
 async fn while_it_stands(
-    standing: Standing,
+    standing: Box<Standing>,
     sending: impl Future<Output = Result<Response<Body>, SendError>>,
 ) -> Result<Response<Body>, Unanswered> {
     tokio::select! {
@@ -149,10 +155,13 @@ async fn while_it_stands(
 }
 
 /// Which of the route's upstreams: whoever the route says stays on one side of the split.
-fn chosen(exchange: &Exchange, route: &Route, permit: &ForwardPermit) -> usize {
-    if let Some(only) = route.split.only() {
-        return only;
-    }
+pub fn chosen<'a>(exchange: &Exchange, live: &'a LiveSite, permit: &ForwardPermit) -> &'a LiveUpstream {
+    let route = &live.site.routes[permit.route()];
+    let at = route.split.only().unwrap_or_else(|| by_split(exchange, route, permit));
+    &live.upstreams[at]
+}
+
+fn by_split(exchange: &Exchange, route: &Route, permit: &ForwardPermit) -> usize {
     match (route.split.by, permit.caller()) {
         (SplitBy::Request, _) => route.split.choose(&route.name, exchange.request_id.as_bytes()),
         (SplitBy::Organization, Some(caller)) => {
@@ -167,11 +176,16 @@ fn chosen(exchange: &Exchange, route: &Route, permit: &ForwardPermit) -> usize {
 }
 
 /// Asks the backend for the WebSocket that `head` asks for; with how long nothing may come through it.
-pub async fn open(exchange: &mut Exchange, permit: &ForwardPermit, head: Parts) -> Result<(Opened, Duration), Refusal> {
+pub async fn open(
+    exchange: &mut Exchange,
+    permit: &ForwardPermit,
+    head: &mut Parts,
+) -> Result<(Opened, Duration), Refusal> {
     let live = Arc::clone(exchange.site());
     let route = &live.site.routes[permit.route()];
-    let (mut request, upstream) = request(exchange, permit, head, Body::Empty).await?;
-    let upstream = &live.upstreams[upstream];
+    let upstream = chosen(exchange, &live, permit);
+    let asserted = if route.assertion { asserted(exchange, permit, upstream).await? } else { None };
+    let mut request = request(exchange, permit, upstream, asserted, head, Body::Empty)?;
     trace::ask(exchange, &mut request);
     let (asked, before) = (upstream.metrics.asked(), exchange.took());
     let (pools, server) = (&exchange.gateway.pools, &mut exchange.server);
@@ -188,34 +202,38 @@ pub async fn open(exchange: &mut Exchange, permit: &ForwardPermit, head: Parts) 
     Ok((opened?, route.overrides.tunnel_idle.unwrap_or(upstream.settings.tunnel_idle_timeout)))
 }
 
-/// The request as the backend gets it, and which of the site's upstreams that is.
-pub async fn request(
+/// The request as a backend of `upstream` gets it; `asserted`: what [`asserted`] has made. Takes the head's fields.
+pub fn request(
     exchange: &mut Exchange,
     permit: &ForwardPermit,
-    head: Parts,
+    upstream: &LiveUpstream,
+    asserted: Option<HeaderValue>,
+    head: &mut Parts,
     body: Body,
-) -> Result<(Request<Body>, usize), Refusal> {
+) -> Result<Request<Body>, Refusal> {
     let live = Arc::clone(exchange.site());
     let route = &live.site.routes[permit.route()];
-    let at = chosen(exchange, route, permit);
-    let upstream = &live.upstreams[at];
     exchange.upstream = Some(Arc::clone(&upstream.name));
     let target = target(&route.rewrite.path(&exchange.path), &head.uri)?;
-    let headers = request_headers(exchange, &live, (route, upstream), permit, (head.headers, &head.uri)).await?;
+    dress(exchange, &live, route, permit, (&mut head.headers, &head.uri))?;
+    if let Some(asserted) = asserted {
+        head.headers.insert(live.site.identity.assertion.clone(), asserted);
+    }
     let mut request = Request::new(body);
-    *request.method_mut() = head.method;
+    std::mem::swap(request.method_mut(), &mut head.method);
     *request.uri_mut() = target;
-    *request.headers_mut() = headers;
-    Ok((request, at))
+    *request.headers_mut() = std::mem::take(&mut head.headers);
+    Ok(request)
 }
 
-async fn request_headers(
+/// Makes a client's header fields those that a backend gets.
+fn dress(
     exchange: &Exchange,
     live: &LiveSite,
-    (route, upstream): (&Route, &LiveUpstream),
+    route: &Route,
     permit: &ForwardPermit,
-    (mut headers, uri): (HeaderMap, &Uri),
-) -> Result<HeaderMap, Refusal> {
+    (headers, uri): (&mut HeaderMap, &Uri),
+) -> Result<(), Refusal> {
     // What is added here, at once.
     headers.reserve(OWN);
     let host = uri.authority().map_or_else(
@@ -226,29 +244,34 @@ async fn request_headers(
     )?;
     let scheme = HeaderValue::from_static(exchange.way.scheme);
     let came = Came { from: client(exchange)?, scheme, host, asked: exchange.way.host.clone() };
-    hygiene::forward(&mut headers, &came);
+    hygiene::forward(headers, &came);
     if !route.forward_credential {
         headers.remove(AUTHORIZATION);
     }
-    trace::tell(exchange, &mut headers);
-    route.request_headers.apply(&mut headers);
+    trace::tell(exchange, headers);
+    route.request_headers.apply(headers);
     if !route.rewrite.strip.is_empty() {
         headers.insert(&FORWARDED_PREFIX, text(&route.rewrite.strip)?);
     }
     headers.insert(&REQUEST_ID, exchange.request_id.clone());
-    certificate::tell(&mut headers, &live.site.identity, &exchange.connection);
+    certificate::tell(headers, &live.site.identity, &exchange.connection);
     if let Some(principal) = permit.caller() {
-        live.faces.of(principal, || identity(live, principal))?.show(&mut headers);
-        if route.assertion {
-            let contract = &live.site.contract;
-            let audience = &upstream.name;
-            let assertions = &exchange.gateway.assertions;
-            let made = assertions.of(&live.credentials, contract, principal, audience, exchange.now.wall);
-            let made = Box::pin(made).await;
-            headers.insert(live.site.identity.assertion.clone(), text(&made.map_err(Refusal::internal)?)?);
-        }
+        live.faces.of(principal, || identity(live, principal))?.show(headers);
     }
-    Ok(headers)
+    Ok(())
+}
+
+/// Who asks, in a token of our own for the backends of `upstream`; `None`: nobody that is known.
+pub async fn asserted(
+    exchange: &Exchange,
+    permit: &ForwardPermit,
+    upstream: &LiveUpstream,
+) -> Result<Option<HeaderValue>, Refusal> {
+    let Some(principal) = permit.caller() else { return Ok(None) };
+    let live = exchange.site();
+    let (contract, audience, now) = (&live.site.contract, &upstream.name, exchange.now.wall);
+    let made = exchange.gateway.assertions.of(&live.credentials, contract, principal, audience, now).await;
+    text(&made.map_err(Refusal::internal)?).map(Some)
 }
 
 fn outcome(error: &SendError) -> UpstreamOutcome {

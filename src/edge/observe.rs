@@ -2,6 +2,7 @@
 //! has left.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -10,10 +11,12 @@ use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 
+use super::connection::Connection;
 use super::exchange::Exchange;
 use super::grpc;
 use super::standing::Standing;
 use super::{streams, trace, tunnel};
+use crate::gateway::Gateway;
 use crate::model::principal;
 use crate::model::problem::ProblemKind;
 use crate::model::refusal::Fault;
@@ -140,9 +143,18 @@ impl http_body::Body for Observed {
 
 impl Record {
     /// Of a request that has come.
-    pub fn begin(exchange: Exchange) -> Box<Self> {
-        let (status, told, opening, end, cut) = (None, None, None, None, None);
-        Box::new(Self { exchange, told, status, whole: false, sent: 0, opening, end, cut, call: false })
+    pub fn begin(gateway: &Arc<Gateway>, connection: &Arc<Connection>, method: Method) -> Box<Self> {
+        Box::new(Self {
+            exchange: Exchange::begin(gateway, connection, method),
+            told: None,
+            status: None,
+            whole: false,
+            sent: 0,
+            opening: None,
+            end: None,
+            cut: None,
+            call: false,
+        })
     }
 
     /// Why its client has not got all of its answer, where nothing else says so.

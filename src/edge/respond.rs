@@ -92,7 +92,7 @@ fn in_json(exchange: &Exchange, problem: &Problem) -> Response<Body> {
 }
 
 /// Adds what every answer carries, a refusal's as well as a backend's.
-pub fn complete(exchange: &Exchange, mut answer: Response<Body>) -> Response<Body> {
+pub fn complete(exchange: &Exchange, answer: &mut Response<Body>) {
     if let Some(rates) = exchange.rates {
         rates.write(exchange.now, exchange.took(), answer.headers_mut());
     }
@@ -106,7 +106,6 @@ pub fn complete(exchange: &Exchange, mut answer: Response<Body>) -> Response<Bod
         *answer.body_mut() = Body::Empty;
     }
     cors::complete(exchange, answer.headers_mut());
-    answer
 }
 
 /// RFC 6750 section 3: the scheme always, an error code only where a credential was presented.

@@ -73,7 +73,12 @@ pub async fn admit(exchange: &mut Exchange, permit: &Permit) -> Result<(), Refus
     if charges.is_empty() {
         return Ok(());
     }
-    let verdict = exchange.charge(&charges).await.map_err(Refusal::unavailable)?;
+    let limiter = &exchange.gateway.limiter;
+    let at_once = if exchange.imagined { None } else { limiter.admit_at_once(&charges, exchange.now) };
+    let verdict = match at_once {
+        Some(verdict) => verdict,
+        None => Box::pin(exchange.charge(&charges)).await.map_err(Refusal::unavailable)?,
+    };
     settle(exchange, permit, &charges, verdict)
 }
 

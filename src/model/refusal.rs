@@ -27,17 +27,21 @@ impl Fault {
 
 impl Refusal {
     /// We cannot serve now because of `source`: 503.
+    #[cold]
     pub fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { problem: Problem::Unavailable, fault: Some(Fault::new(source)) }
     }
 
     /// Something that should not happen did: 500.
+    #[cold]
     pub fn internal(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { problem: Problem::Internal, fault: Some(Fault::new(source)) }
     }
 }
 
 impl From<Problem> for Refusal {
+    /// Cold, as all that ends a request early: what goes on is kept together in the code.
+    #[cold]
     fn from(problem: Problem) -> Self {
         Self { problem, fault: None }
     }

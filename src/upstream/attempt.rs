@@ -72,22 +72,20 @@ impl Whole {
 }
 
 impl Pools {
-    /// Takes the request, which stays in one place until it is sent: it is large, and each future on the way would hold
-    /// room for it. `alone`: on a connection that nobody shares, in HTTP/1.1. `server`: as in [`Pools::send_noting`].
+    /// Takes the request when it is sent. `alone`: on a connection that nobody shares, in HTTP/1.1. `server`: as in [`Pools::send_noting`].
     pub(super) async fn answered(
         &self,
         to: &Settings,
         request: &mut Option<Request<Body>>,
-        overrides: Option<&Overrides>,
+        own: &Overrides,
         alone: bool,
         server: &mut Option<Arc<str>>,
     ) -> Result<Answered, SendError> {
-        let own = overrides.copied().unwrap_or_default();
-        let Some(whole) = Whole::of(to, &own) else {
-            return self.attempt(to, request, own, None, alone, server).await;
-        };
-        match tokio::time::timeout_at(whole.due, self.attempt(to, request, own, Some(whole), alone, server)).await {
-            Ok(answered) => answered.map(|answered| Answered { due: Some(whole.due), ..answered }),
+        let whole = Whole::of(to, own);
+        let attempt = pin!(self.attempt(to, request, own, whole, alone, server));
+        let Some(Whole { due, .. }) = whole else { return attempt.await };
+        match tokio::time::timeout_at(due, attempt).await {
+            Ok(answered) => answered.map(|answered| Answered { due: Some(due), ..answered }),
             Err(_) => Err(SendError::Overdue),
         }
     }
@@ -96,7 +94,7 @@ impl Pools {
         &self,
         to: &Settings,
         slot: &mut Option<Request<Body>>,
-        own: Overrides,
+        own: &Overrides,
         whole: Option<Whole>,
         alone: bool,
         server: &mut Option<Arc<str>>,
@@ -147,17 +145,16 @@ impl Pools {
                 }
                 Err(error) => return Err(error),
             };
-            let Some(mut request) = slot.take() else { return Err(SendError::Unsendable("it was sent before")) };
+            let request = slot.as_mut().ok_or(SendError::Unsendable("it was sent before"))?;
             match &link {
-                Link::Alone(_) => framing::reframe(&mut request),
-                Link::Joint(_) => framing::reframe_http2(&mut request, load.0.origin.scheme())
+                Link::Alone(_) => framing::reframe(request),
+                Link::Joint(_) => framing::reframe_http2(request, load.0.origin.scheme())
                     .ok_or(SendError::Unsendable("its Host is no authority"))?,
             }
             let stale = reused && !ways.want.fresh;
-            if !ways.again && (stale || ways.others(to, 1)) {
-                *slot = spare(&request);
-            }
-            let answer = pin!(send(&mut link, request));
+            let copy = if !ways.again && (stale || ways.others(to, 1)) { spare(request) } else { None };
+            // Straight from its place to hyper: between the two it would be held here for as long as its answer takes.
+            let answer = pin!(send(&mut link, std::mem::replace(slot, copy))?);
             let mut own = Alarm::default();
             let alarm = match &mut link {
                 Link::Alone(live) => &mut live.alarm,

@@ -23,7 +23,8 @@ use super::progress::{Credit, Phase, Stall, Upload};
 use crate::model::problem::Problem;
 use crate::observe::metrics::labels::Cut;
 
-/// A body on its way through.
+/// A body on its way through. What streams is boxed: request and answer are moved many times before they are sent, and most
+/// have little behind their heads.
 #[derive(Default)]
 pub enum Body {
     /// Nothing.
@@ -32,9 +33,9 @@ pub enum Body {
     /// Bytes of our own.
     Full(Bytes),
     /// What a client sends.
-    Client(ClientBody),
+    Client(Box<ClientBody>),
     /// What a backend answers; holds its connection until the end was read.
-    Upstream(UpstreamBody),
+    Upstream(Box<UpstreamBody>),
 }
 
 /// Why a body ended early.
@@ -111,7 +112,7 @@ impl Body {
             return Ok(Self::Empty);
         }
         let (stall, credit) = (Stall::new(idle), Credit::new(idle));
-        Ok(Self::Client(ClientBody {
+        Ok(Self::Client(Box::new(ClientBody {
             incoming,
             left: max,
             stall,
@@ -119,7 +120,7 @@ impl Body {
             upload: None,
             trailers: None,
             received: None,
-        }))
+        })))
     }
 
     /// Lets the client's trailers through, without what only the gateway may say (`reserved`), what frames or routes a
@@ -171,7 +172,7 @@ impl Body {
         }
         let stall = Stall::new(lease.settle);
         let overdue = due.map(|due| Box::pin(tokio::time::sleep_until(due)));
-        Self::Upstream(UpstreamBody { incoming, lease: Some(lease), stall, overdue, upload })
+        Self::Upstream(Box::new(UpstreamBody { incoming, lease: Some(lease), stall, overdue, upload }))
     }
 }
 

@@ -72,7 +72,7 @@ pub(super) struct Steps {
 /// A connection that was made.
 pub(super) enum Made {
     /// For one request at a time.
-    Alone(Live),
+    Alone(Box<Live>),
     /// For many.
     Joint(Arc<Joint>),
 }
@@ -238,7 +238,7 @@ where
         let _ended = connection.with_upgrades().await;
         drop(held);
     });
-    Ok(Made::Alone(Live::new(sender, task.abort_handle(), slot, ahead)))
+    Ok(Made::Alone(Box::new(Live::new(sender, task.abort_handle(), slot, ahead))))
 }
 
 async fn begin_http2<T>(endpoint: &Endpoint, slot: Arc<Slot>, stream: T) -> io::Result<Arc<Joint>>

@@ -192,6 +192,7 @@ impl From<hyper::Error> for SendError {
 }
 
 impl From<SendError> for Refusal {
+    #[cold]
     fn from(error: SendError) -> Self {
         let problem = error.problem();
         // What a client did wrong is no fault of ours: anybody could fill the log with errors.

@@ -30,15 +30,19 @@ pub(super) struct Lost {
     pub(super) had: Duration,
 }
 
-/// Sends, at once; resolves to the answer, or to why there is none.
-pub(super) fn send(link: &mut Link, request: Request<Body>) -> impl Future<Output = Sent> + use<> {
-    match link {
+/// Sends what is to be sent, at once; resolves to the answer, or to why there is none.
+pub(super) fn send(
+    link: &mut Link,
+    request: Option<Request<Body>>,
+) -> Result<impl Future<Output = Sent> + use<>, SendError> {
+    let request = request.ok_or(SendError::Unsendable("it was sent before"))?;
+    Ok(match link {
         Link::Alone(live) => {
             live.ahead.begins();
             Either::Left(live.sender.try_send_request(request))
         }
         Link::Joint(stream) => Either::Right(stream.sender.try_send_request(request)),
-    }
+    })
 }
 
 /// What hyper says of a request.

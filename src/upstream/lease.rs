@@ -26,7 +26,7 @@ impl Drop for Load {
 /// What one request is sent on.
 pub(super) enum Link {
     /// A connection of its own, for now. Dropped, it is cut.
-    Alone(Live),
+    Alone(Box<Live>),
     /// One stream of a connection. Dropped, its place is free; hyper resets it if it had not ended.
     Joint(Stream),
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::EXPECT;
+use http::request::Parts;
 use http::{HeaderMap, Request};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -65,16 +66,16 @@ enum State {
 }
 
 impl Arriving {
-    /// The request with its body; where it has one, it counts among `readers` until it is over, and what will be left of
+    /// The request's head and body; where it has one, it counts among `readers` until it is over, and what will be left of
     /// it is read by a task among them.
-    pub fn of(request: Request<Incoming>, readers: &TaskTracker) -> (Request<Self>, Option<Arc<Leftover>>) {
+    pub fn of(request: Request<Incoming>, readers: &TaskTracker) -> (Parts, Self, Option<Arc<Leftover>>) {
         let (head, incoming) = request.into_parts();
         let leftover = (!incoming.is_end_stream())
             .then(|| Arc::new(Leftover { state: Mutex::new(State::Read), readers: readers.clone() }));
         let waits = leftover.is_some() && expects(&head.headers);
         let coming = leftover.is_some().then(|| readers.token());
         let body = Self { incoming: Some(incoming), leftover: leftover.clone(), waits, coming };
-        (Request::from_parts(head, body), leftover)
+        (head, body, leftover)
     }
 
     fn incoming(&self) -> &Incoming {

@@ -111,19 +111,21 @@ impl Pools {
         request: Request<Body>,
         overrides: Option<&Overrides>,
     ) -> Result<Response<Body>, SendError> {
-        self.send_noting(to, request, overrides, &mut None).await
+        let own = overrides.copied().unwrap_or_default();
+        self.send_noting(to, &mut Some(request), &own, &mut None).await
     }
 
-    /// The same; `server` says which server has it, as `http://host:port`, from when one is chosen: also where this comes
-    /// to nothing, or is dropped.
+    /// The same, of a request that stays where it is until it is sent: it is large, and each future on the way would hold
+    /// room for it. `server` says which server has it, as `http://host:port`, from when one is chosen: also where this
+    /// comes to nothing, or is dropped.
     pub async fn send_noting(
         &self,
         to: &Settings,
-        request: Request<Body>,
-        overrides: Option<&Overrides>,
+        request: &mut Option<Request<Body>>,
+        overrides: &Overrides,
         server: &mut Option<Arc<str>>,
     ) -> Result<Response<Body>, SendError> {
-        let answered = self.answered(to, &mut Some(request), overrides, false, server).await?;
+        let answered = self.answered(to, request, overrides, false, server).await?;
         if answered.response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(SendError::Unacceptable("it switches protocols unasked"));
         }

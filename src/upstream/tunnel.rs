@@ -131,7 +131,8 @@ impl Pools {
         dress(request.headers_mut());
         let accept = request.headers().get(SEC_WEBSOCKET_KEY).map(accept);
         let offered = Offered::of(request.headers());
-        let answered = self.answered(to, &mut Some(request), overrides, true, server).await?;
+        let own = overrides.copied().unwrap_or_default();
+        let answered = self.answered(to, &mut Some(request), &own, true, server).await?;
         if answered.response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return into_answer(answered).map(Opened::Answer);
         }

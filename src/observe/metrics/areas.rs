@@ -210,6 +210,11 @@ impl CacheMetrics {
         self.hits[cache as usize].inc();
     }
 
+    /// The same, for several.
+    pub fn hits<const N: usize>(&self, caches: [Cache; N]) {
+        caches.into_iter().for_each(|cache| self.hit(cache));
+    }
+
     /// Counts a look-up that was not.
     pub fn miss(&self, cache: Cache) {
         self.misses[cache as usize].inc();

@@ -13,7 +13,8 @@ use crate::upstream::ahead::Ahead;
 use crate::upstream::body::Body;
 use crate::upstream::progress::Alarm;
 
-/// A connection that hyper runs. Dropped, it is cut at once, whatever was under way.
+/// A connection that hyper runs. Dropped, it is cut at once, whatever was under way. Always boxed: it is handed on with each
+/// request, and back.
 pub(in crate::upstream) struct Live {
     pub(in crate::upstream) sender: SendRequest<Body>,
     /// What the backend may say before its answer.
@@ -39,7 +40,7 @@ impl Live {
     }
 
     /// Lets an idle connection end by itself, with TLS's goodbye where there is TLS.
-    pub(in crate::upstream) fn retire(mut self) {
+    pub(in crate::upstream) fn retire(mut self: Box<Self>) {
         self.task = None;
     }
 }
@@ -53,7 +54,7 @@ impl Drop for Live {
 }
 
 pub(super) struct Idle {
-    pub(super) live: Live,
+    pub(super) live: Box<Live>,
     pub(super) until: Instant,
 }
 
@@ -70,7 +71,7 @@ impl State {
 
 impl Endpoint {
     /// Takes a ready connection back: for whoever waits, or to stay idle for `lifetime`.
-    pub(in crate::upstream) fn give_back(self: &Arc<Self>, mut live: Live, lifetime: Duration, max_idle: usize) {
+    pub(in crate::upstream) fn give_back(self: &Arc<Self>, mut live: Box<Live>, lifetime: Duration, max_idle: usize) {
         loop {
             let mut state = self.lock();
             let Some(waiter) = state.waiting.pop_front() else {
@@ -88,7 +89,13 @@ impl Endpoint {
         }
     }
 
-    fn keep(self: &Arc<Self>, state: &mut State, live: Live, lifetime: Duration, max_idle: usize) -> Option<Live> {
+    fn keep(
+        self: &Arc<Self>,
+        state: &mut State,
+        live: Box<Live>,
+        lifetime: Duration,
+        max_idle: usize,
+    ) -> Option<Box<Live>> {
         // Outside of a runtime (a body dropped at the very end) nothing could ever expire it.
         let runtime = tokio::runtime::Handle::try_current().ok();
         let (Some(runtime), false, true) = (runtime, state.closed, state.idle.len() < max_idle) else {

@@ -255,7 +255,7 @@ impl Endpoint {
 /// Connections that were found dead: dropped outside of the lock.
 #[derive(Default)]
 struct Dead {
-    lives: Vec<Live>,
+    lives: Vec<Box<Live>>,
     joints: Vec<Carrying>,
 }
 

@@ -11,7 +11,7 @@ use crate::upstream::joint::Stream;
 /// What a request got to proceed with.
 pub(in crate::upstream) enum Turn {
     /// An idle connection.
-    Reuse(Live),
+    Reuse(Box<Live>),
     /// A place on a connection that carries others too.
     Join(Stream),
     /// The right to make one.
