@@ -39,4 +39,5 @@ pub mod streams;
 pub mod throttle;
 pub mod trace;
 pub mod tunnel;
+mod turns;
 pub mod workers;

@@ -32,7 +32,7 @@ use crate::model::secret::Secret;
 use crate::model::time::Now;
 use crate::model::window::Window;
 
-use ask::{Asks, Group};
+use ask::Group;
 use memory::Memory;
 use redis::Redis;
 
@@ -206,23 +206,21 @@ impl Limiter {
 
     /// [`Self::admit`] where nobody needs to be waited for: in memory, or where no window is asked. `None`: Redis decides.
     pub fn admit_at_once(&self, charges: &[Charge<'_>], now: Now) -> Option<Verdict> {
-        self.decide(charges, now).ok()
-    }
-
-    fn decide(&self, charges: &[Charge<'_>], now: Now) -> Result<Verdict, (&Redis, OnFailure, Asks)> {
         let mut asks = ask::flatten(charges);
-        match &self.redis {
-            _ if asks.is_empty() => Ok(Verdict::Admitted(States::default())),
-            None => Ok(self.memory.admit(charges, &mut asks, now.steady)),
-            Some((redis, on_failure)) => Err((redis, *on_failure, asks)),
+        if asks.is_empty() {
+            return Some(Verdict::Admitted(States::default()));
         }
+        self.redis.is_none().then(|| self.memory.admit(charges, &mut asks, now.steady))
     }
 
     /// Admits all of `charges` or none.
     pub async fn admit(&self, charges: &[Charge<'_>], now: Now) -> Result<Verdict, LimitError> {
-        let (redis, on_failure, mut asks) = match self.decide(charges, now) {
-            Ok(verdict) => return Ok(verdict),
-            Err(redis) => redis,
+        let mut asks = ask::flatten(charges);
+        if asks.is_empty() {
+            return Ok(Verdict::Admitted(States::default()));
+        }
+        let Some((redis, on_failure)) = &self.redis else {
+            return Ok(self.memory.admit(charges, &mut asks, now.steady));
         };
         // The local counts begin empty when Redis is lost, and Redis does not learn of them: around the moment of its
         // loss and of its return, each node may admit up to one limit more.

@@ -173,7 +173,8 @@ impl Pools {
                     let lease = Lease { link, load, lifetime, max_idle: to.max_idle, settle: idle };
                     return Ok(Answered { response, lease, due: None, upload });
                 }
-                Err(Lost { error, unsent, had }) => {
+                Err(lost) => {
+                    let Lost { error, unsent, had } = *lost;
                     let late = whole.is_some_and(|whole| whole.blames(had));
                     blame(&link, reused, &error, late, &load.0.health, &to.ejection);
                     if !error.is_closed() && !error.is_refused() {

@@ -21,7 +21,7 @@ use super::progress::{Alarm, Patience, Upload, Verdict};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// An exchange that came to nothing.
+/// An exchange that came to nothing. Boxed where it is returned: beside it every answer would take its room.
 pub(super) struct Lost {
     pub(super) error: SendError,
     /// The request, where not a byte of it was written.
@@ -54,7 +54,7 @@ pub(super) async fn head(
     alarm: &mut Alarm,
     upload: Option<&Arc<Upload>>,
     patience: Patience,
-) -> Result<Response<Incoming>, Lost> {
+) -> Result<Response<Incoming>, Box<Lost>> {
     let first = if upload.is_some() { patience.response.min(patience.idle) } else { patience.response };
     let began = Instant::now();
     let overdue = |due: Instant| patience.due.map_or(due, |whole| whole.min(due));
@@ -71,7 +71,7 @@ pub(super) async fn head(
                     (source, Some(problem)) => SendError::RequestBody { problem: problem.clone(), source },
                     (source, None) => source.into(),
                 };
-                Lost { error, unsent, had: Duration::ZERO }
+                Box::new(Lost { error, unsent, had: Duration::ZERO })
             });
         }
         let now = Instant::now();
@@ -86,7 +86,7 @@ pub(super) async fn head(
     };
     let since = upload.map_or(Some(began), |upload| upload.backends());
     let had = since.map_or(Duration::ZERO, |since| Instant::now().saturating_duration_since(since.max(began)));
-    Err(Lost { error, unsent: None, had })
+    Err(Box::new(Lost { error, unsent: None, had }))
 }
 
 /// Whether a method changes nothing by being repeated (RFC 9110 section 9.2.2).

@@ -212,7 +212,9 @@ impl CacheMetrics {
 
     /// The same, for several.
     pub fn hits<const N: usize>(&self, caches: [Cache; N]) {
-        caches.into_iter().for_each(|cache| self.hit(cache));
+        for cache in caches {
+            self.hit(cache);
+        }
     }
 
     /// Counts a look-up that was not.

@@ -40,7 +40,7 @@ impl Live {
     }
 
     /// Lets an idle connection end by itself, with TLS's goodbye where there is TLS.
-    pub(in crate::upstream) fn retire(mut self: Box<Self>) {
+    pub(in crate::upstream) fn retire(mut self) {
         self.task = None;
     }
 }

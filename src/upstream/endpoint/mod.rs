@@ -146,7 +146,7 @@ impl Endpoint {
             if !want.fresh && live.sender.is_ready() && until > Instant::now() {
                 return Place::Turn(Turn::Reuse(live));
             }
-            dead.lives.push(live);
+            dead.lives.push(*live);
             if want.fresh {
                 break;
             }
@@ -255,7 +255,7 @@ impl Endpoint {
 /// Connections that were found dead: dropped outside of the lock.
 #[derive(Default)]
 struct Dead {
-    lives: Vec<Box<Live>>,
+    lives: Vec<Live>,
     joints: Vec<Carrying>,
 }
 
