@@ -11,7 +11,12 @@ use std::sync::Arc;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version};
 use bcrypt::HashParts;
+use thread_priority::{
+    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
+};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 use crate::contract::PasswordRules;
 use crate::model::entropy::Entropy;
@@ -41,6 +46,7 @@ pub struct PasswordPool {
     /// Workers and queue: whoever gets no place here is shed.
     places: Arc<Semaphore>,
     capacity: (usize, usize),
+    threads: Threads,
     /// What unknown accounts are checked against.
     decoy: Secret,
     entropy: Arc<dyn Entropy>,
@@ -106,6 +112,7 @@ impl PasswordPool {
             workers: Arc::new(Semaphore::new(workers)),
             places: Arc::new(Semaphore::new(places)),
             capacity: (workers, places),
+            threads: Threads::start(workers)?,
             decoy,
             entropy,
             metrics,
@@ -163,25 +170,49 @@ impl PasswordPool {
         let worker = Arc::clone(&self.workers).acquire_owned().await;
         let worker = worker.map_err(|error| PasswordError::Failed(error.to_string()))?;
         let durations = self.metrics.passwords.durations.clone();
-        let work = tokio::task::spawn_blocking(move || {
+        let work = self.threads.spawn(move || {
             // Moved in: given back when the work ends, whether or not anybody still waits for it.
             let _held = (place, worker);
             let _timed = durations.start_timer();
-            stand_back();
             job()
         });
         work.await.map_err(|error| PasswordError::Failed(error.to_string()))
     }
 }
 
-/// How far a hashing thread stands back, as `nice` counts it.
-const NICENESS: i32 = 19;
+/// Threads that hash, and do nothing else: how they stand back is no way for a look-up of a name or a file to wait.
+#[derive(Debug)]
+struct Threads(Option<Runtime>);
+
+impl Threads {
+    fn start(count: usize) -> Result<Self, PasswordError> {
+        let mut builder = Builder::new_current_thread();
+        builder.thread_name("tollgate-hash").max_blocking_threads(count).on_thread_start(stand_back);
+        let runtime = builder.build().map_err(|error| PasswordError::Failed(error.to_string()))?;
+        Ok(Self(Some(runtime)))
+    }
+
+    fn spawn<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        self.0.as_ref().expect("it is there until this is dropped").spawn_blocking(job)
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        // What is being hashed is nobody's any more; to wait for it would hold up whoever lets go last.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
 
 /// Lets everything else that wants a core go first: a storm of sign-ins may take what is left over, and a request that is
-/// only forwarded does not wait behind 20 ms of hashing. On Linux this is the calling thread's own priority (setpriority(2)),
-/// and stays with the thread, which is one for work that blocks. Where it cannot be set, hashing goes on as it is.
+/// only forwarded does not wait behind 20 ms of hashing. Niceness alone leaves the core to the hash until the next tick of
+/// the kernel's clock, 4 ms on most; with SCHED_IDLE (sched(7)) whoever wakes has it at once. Where it cannot be set,
+/// hashing goes on as it is.
 fn stand_back() {
-    let _ = rustix::process::setpriority_process(None, NICENESS);
+    let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+    let _ = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle);
 }
 
 /// What `password` misses of the product's rules; empty: acceptable.
