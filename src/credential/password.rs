@@ -208,7 +208,7 @@ impl Drop for Threads {
 
 /// Lets everything else that wants a core go first: a storm of sign-ins may take what is left over, and a request that is
 /// only forwarded does not wait behind 20 ms of hashing. Niceness alone leaves the core to the hash until the next tick of
-/// the kernel's clock, 4 ms on most; with SCHED_IDLE (sched(7)) whoever wakes has it at once. Where it cannot be set,
+/// the kernel's clock, 4 ms on most; with `SCHED_IDLE` (sched(7)) whoever wakes has it at once. Where it cannot be set,
 /// hashing goes on as it is.
 fn stand_back() {
     let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
@@ -314,6 +314,33 @@ mod tests {
             assert_eq!(verify(wrong, Some(&hash)).await, Verdict::Mismatch);
         }
         assert_eq!(verify("correct horse", None).await, Verdict::Mismatch);
+    }
+
+    /// The scheduling policy of the thread that asks (proc_pid_stat(5)): 0 is everybody's, 5 `SCHED_IDLE`.
+    #[cfg(target_os = "linux")]
+    fn policy() -> String {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        let (_, behind_name) = stat.rsplit_once(')').unwrap();
+        behind_name.split_whitespace().nth(41 - 3).unwrap().to_owned()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn hashing_gives_way_and_nothing_else_does() {
+        let pool = pool(2, 8);
+        for _ in 0..4 {
+            assert_eq!(pool.run(policy).await.unwrap(), "5");
+        }
+        assert_eq!(tokio::task::spawn_blocking(policy).await.unwrap(), "0");
+        assert_eq!(policy(), "0");
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_fails_alone() {
+        let pool = pool(1, 0);
+        assert!(matches!(pool.run(|| panic!("as planned")).await, Err(PasswordError::Failed(_))));
+        assert_eq!(pool.run(|| 7).await.unwrap(), 7);
+        assert_eq!((pool.busy(), pool.waiting()), (0, 0));
     }
 
     #[tokio::test]
