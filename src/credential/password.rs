@@ -46,7 +46,10 @@ pub struct PasswordPool {
     /// Workers and queue: whoever gets no place here is shed.
     places: Arc<Semaphore>,
     capacity: (usize, usize),
-    threads: Threads,
+    /// For whoever comes alone: lets others go first, and has its share where every core is always busy.
+    calm: Threads,
+    /// For where many come at once: has what nobody else wants.
+    crowd: Threads,
     /// What unknown accounts are checked against.
     decoy: Secret,
     entropy: Arc<dyn Entropy>,
@@ -112,7 +115,8 @@ impl PasswordPool {
             workers: Arc::new(Semaphore::new(workers)),
             places: Arc::new(Semaphore::new(places)),
             capacity: (workers, places),
-            threads: Threads::start(workers)?,
+            calm: Threads::start(1, last_in_line)?,
+            crowd: Threads::start(workers, out_of_line)?,
             decoy,
             entropy,
             metrics,
@@ -170,7 +174,9 @@ impl PasswordPool {
         let worker = Arc::clone(&self.workers).acquire_owned().await;
         let worker = worker.map_err(|error| PasswordError::Failed(error.to_string()))?;
         let durations = self.metrics.passwords.durations.clone();
-        let work = self.threads.spawn(move || {
+        let alone = self.busy() == 1 && self.waiting() == 0;
+        let threads = if alone { &self.calm } else { &self.crowd };
+        let work = threads.spawn(move || {
             // Moved in: given back when the work ends, whether or not anybody still waits for it.
             let _held = (place, worker);
             let _timed = durations.start_timer();
@@ -185,7 +191,7 @@ impl PasswordPool {
 struct Threads(Option<Runtime>);
 
 impl Threads {
-    fn start(count: usize) -> Result<Self, PasswordError> {
+    fn start(count: usize, stand_back: fn()) -> Result<Self, PasswordError> {
         let mut builder = Builder::new_current_thread();
         builder.thread_name("tollgate-hash").max_blocking_threads(count).on_thread_start(stand_back);
         let runtime = builder.build().map_err(|error| PasswordError::Failed(error.to_string()))?;
@@ -206,13 +212,22 @@ impl Drop for Threads {
     }
 }
 
-/// Lets everything else that wants a core go first: a storm of sign-ins may take what is left over, and a request that is
-/// only forwarded does not wait behind 20 ms of hashing. Niceness alone leaves the core to the hash until the next tick of
-/// the kernel's clock, 4 ms on most; with `SCHED_IDLE` (sched(7)) whoever wakes has it at once. Where it cannot be set,
-/// hashing goes on as it is.
-fn stand_back() {
-    let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-    let _ = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle);
+/// Lets everything else that wants a core go first, by the calling thread's niceness. Where it cannot be set, hashing goes
+/// on as it is.
+fn last_in_line() {
+    stand_back(NormalThreadSchedulePolicy::Other);
+}
+
+/// Takes a core only where nobody else wants one. Niceness alone leaves it to the hash until the next tick of the kernel's
+/// clock, 4 ms on most, and in a storm of sign-ins somebody is always hashing; with `SCHED_IDLE` (sched(7)) whoever wakes has
+/// it at once.
+fn out_of_line() {
+    stand_back(NormalThreadSchedulePolicy::Idle);
+}
+
+fn stand_back(policy: NormalThreadSchedulePolicy) {
+    let policy = ThreadSchedulePolicy::Normal(policy);
+    let _ = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy);
 }
 
 /// What `password` misses of the product's rules; empty: acceptable.
@@ -316,23 +331,38 @@ mod tests {
         assert_eq!(verify("correct horse", None).await, Verdict::Mismatch);
     }
 
-    /// The scheduling policy of the thread that asks (proc_pid_stat(5)): 0 is everybody's, 5 `SCHED_IDLE`.
+    /// Niceness and scheduling policy of the thread that asks (`proc_pid_stat(5)`); 0 is everybody's policy, 5 `SCHED_IDLE`.
     #[cfg(target_os = "linux")]
-    fn policy() -> String {
+    fn place_in_line() -> (i32, i32) {
         let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
         let (_, behind_name) = stat.rsplit_once(')').unwrap();
-        behind_name.split_whitespace().nth(41 - 3).unwrap().to_owned()
+        let field = |number: usize| behind_name.split_whitespace().nth(number - 3).unwrap().parse().unwrap();
+        (field(19), field(41))
     }
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn hashing_gives_way_and_nothing_else_does() {
+    async fn hashing_gives_way_in_a_crowd_at_once_and_nothing_else_does() {
         let pool = pool(2, 8);
-        for _ in 0..4 {
-            assert_eq!(pool.run(policy).await.unwrap(), "5");
-        }
-        assert_eq!(tokio::task::spawn_blocking(policy).await.unwrap(), "0");
-        assert_eq!(policy(), "0");
+        assert_eq!(pool.run(place_in_line).await.unwrap(), (19, 0));
+        let (release, held) = mpsc::channel::<()>();
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let first = pool.run(move || {
+            begun.send(()).unwrap();
+            let _ = held.recv_timeout(Duration::from_secs(20));
+            place_in_line()
+        });
+        let others = async {
+            has_begun.await.unwrap();
+            for _ in 0..3 {
+                assert_eq!(pool.run(place_in_line).await.unwrap().1, 5);
+            }
+            release.send(()).unwrap();
+        };
+        assert_eq!(tokio::join!(first, others).0.unwrap(), (19, 0));
+        assert_eq!(pool.run(place_in_line).await.unwrap(), (19, 0), "the crowd is gone");
+        assert_eq!(tokio::task::spawn_blocking(place_in_line).await.unwrap(), place_in_line(), "who does not hash");
+        assert_eq!(place_in_line().1, 0);
     }
 
     #[tokio::test]

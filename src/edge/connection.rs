@@ -348,6 +348,16 @@ async fn serve_http1<S, F>(
                     () = pace.anything() => {}
                     () = tokio::time::sleep(LAST_CHANCE) => {}
                 }
+                // Until the head of an answer is out, that the connection ends is ours to say: hyper would say so beside the
+                // word of a WebSocket that opens, and clients take that word alone.
+                let waits = poll_fn(|cx| match Pin::new(&mut *serving).poll(cx) {
+                    Poll::Ready(ended) => Poll::Ready(Some(ended)),
+                    Poll::Pending if pace.is_asked() => Poll::Pending,
+                    Poll::Pending => Poll::Ready(None),
+                });
+                if let Some(ended) = waits.await {
+                    return client.ended(&ended);
+                }
                 Pin::new(&mut *serving).graceful_shutdown();
                 return client.ended(&(&mut *serving).await);
             }

@@ -152,6 +152,11 @@ impl Pace {
         self.read.load(Ordering::Relaxed)
     }
 
+    /// Whether a request waits for the head of its answer.
+    pub fn is_asked(&self) -> bool {
+        self.asking.load(Ordering::Relaxed) > 0
+    }
+
     /// Resolves at once while a request waits for its answer, else when one comes.
     pub async fn anything(&self) {
         // Told first and looked at after, so that none slips through between the two.

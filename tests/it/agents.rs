@@ -182,7 +182,8 @@ async fn what_is_no_first_message_is_told_so_and_never_reaches_the_backend() {
     let world = World::start().await;
     let wrong = |field: &str| format!("Invalid request: {field}");
     let unknown = tollgate::credential::api_key::mint("chatops_", &tollgate::model::entropy::SystemEntropy);
-    let mistyped = format!("{}x", &world.key[..world.key.len() - 1]);
+    let (most, last) = world.key.split_at(world.key.len() - 1);
+    let mistyped = format!("{most}{}", if last == "x" { "y" } else { "x" });
     let spaced = format!(" {}", world.key);
     let told = |text: &str| text.to_owned();
     for (first, message) in [

@@ -251,6 +251,37 @@ async fn at_the_drains_end_both_sides_get_a_close() {
 }
 
 #[tokio::test]
+async fn a_handshake_that_is_under_way_when_the_drain_begins_is_told_nothing_of_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let slow = "[[site.route]]\nmatch = \"GET /api/v1/slow\"\nupstream = \"slow\"\n[site.upstream.slow]\nservers = ";
+    let slow = format!("{slow}[\"http://{}\"]", listener.local_addr().expect("it has one"));
+    let setup = Setup::default().top("[connections]\ndrain_timeout = \"2s\"\n");
+    let mut world = World::with(setup, &slow, "").await;
+    let (client, field) = (world.gate.client.clone(), format!("Bearer {}", world.token));
+    let asked = tokio::spawn(async move { open(&client, "/api/v1/slow", &[("authorization", &field)]).await });
+    let (mut backend, _) = within(listener.accept()).await.expect("a connection");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        assert!(within(backend.read_buf(&mut head)).await.expect("a head") > 0);
+    }
+    let head = String::from_utf8(head).expect("text");
+    let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).expect("a key");
+    let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
+    let answered = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let agrees = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+             sec-websocket-accept: {accept}\r\n\r\n"
+        );
+        backend.write_all(agrees.as_bytes()).await.expect("sent");
+        // `Connection: upgrade` alone: beside a `close` this client, as many, takes it for no WebSocket.
+        let mut socket = within(asked).await.expect("no panic").expect("it is let in");
+        assert_eq!(closed(&mut socket).await, 1001);
+    };
+    tokio::join!(answered, world.gate.drain());
+}
+
+#[tokio::test]
 async fn a_close_of_the_sides_own_is_left_alone() {
     let world = World::start().await;
     let mut socket = world.open().await;
