@@ -37,8 +37,9 @@ pub struct Ends {
     pub local: Option<IpAddr>,
 }
 
-/// A stream, and what vouches for the client where its site asks for that.
-pub type Made<S> = (TlsStream<S>, Option<Box<Vouched>>);
+/// A stream, and what vouches for the client where its site asks for that. Boxed: it is more than a kilobyte, and each future
+/// that it is handed through would hold the room for it as long as the connection lasts.
+pub type Made<S> = (Box<TlsStream<S>>, Option<Box<Vouched>>);
 
 /// Makes the handshake.
 pub async fn shake<S: AsyncRead + AsyncWrite + Unpin>(
@@ -60,7 +61,7 @@ async fn plain<S>(handshake: tokio_rustls::Accept<S>) -> Result<Made<S>, Handsha
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    InTurns::of(handshake).await.map(|stream| (stream, None)).map_err(|_| Handshake::Failed)
+    InTurns::of(handshake).await.map(|stream| (Box::new(stream), None)).map_err(|_| Handshake::Failed)
 }
 
 async fn asking<S: AsyncRead + AsyncWrite + Unpin>(
@@ -85,7 +86,7 @@ async fn asking<S: AsyncRead + AsyncWrite + Unpin>(
     match InTurns::of(start.into_stream(server.under(&policy)).into_fallible()).await {
         Ok(stream) => {
             let shown = shown(&stream).map_err(|unreadable| refused(Handshake::CertificateRefused, &unreadable))?;
-            Ok((stream, Some(Box::new(Vouched { policy, shown }))))
+            Ok((Box::new(stream), Some(Box::new(Vouched { policy, shown }))))
         }
         Err((error, socket)) => {
             let outcome = outcome(&error);
