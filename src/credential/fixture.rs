@@ -237,6 +237,14 @@ impl World {
         self.ask_at(&self.site, authorization).await
     }
 
+    /// Whether a request with this `Authorization` value waits for nothing.
+    pub fn is_at_once(&self, authorization: &str) -> bool {
+        let value = HeaderValue::from_str(authorization).unwrap();
+        let presented = Presented::read([&value], &self.contract).unwrap().unwrap();
+        let digest = self.site.digest(&presented);
+        self.auth.at_once(&self.site, &self.contract, &presented, &digest, self.now()).is_some()
+    }
+
     pub async fn ask_at(&self, site: &SiteCredentials, authorization: &str) -> Result<Principal, Problem> {
         let value = HeaderValue::from_str(authorization).unwrap();
         let presented = Presented::read([&value], &self.contract).map_err(Problem::from)?.unwrap();

@@ -7,6 +7,8 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version};
@@ -17,6 +19,7 @@ use thread_priority::{
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::contract::PasswordRules;
 use crate::model::entropy::Entropy;
@@ -32,6 +35,9 @@ use super::CacheSettings;
 const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
+
+/// How long a hash may take that is computed with what is left over: some twenty times what it takes alone.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// What a stored hash may cost to check. Beyond it, a row is an attack on us, not a password.
 const MOST_MEMORY_KIB: u32 = 256 * 1024;
@@ -50,6 +56,8 @@ pub struct PasswordPool {
     calm: Threads,
     /// For where many come at once: has what nobody else wants.
     crowd: Threads,
+    /// The last hash took far too long: nothing is left over on this machine, and whoever comes gets a share again.
+    slow: Arc<AtomicBool>,
     /// What unknown accounts are checked against.
     decoy: Secret,
     entropy: Arc<dyn Entropy>,
@@ -115,8 +123,9 @@ impl PasswordPool {
             workers: Arc::new(Semaphore::new(workers)),
             places: Arc::new(Semaphore::new(places)),
             capacity: (workers, places),
-            calm: Threads::start(1, last_in_line)?,
+            calm: Threads::start(workers, last_in_line)?,
             crowd: Threads::start(workers, out_of_line)?,
+            slow: Arc::default(),
             decoy,
             entropy,
             metrics,
@@ -175,12 +184,16 @@ impl PasswordPool {
         let worker = worker.map_err(|error| PasswordError::Failed(error.to_string()))?;
         let durations = self.metrics.passwords.durations.clone();
         let alone = self.busy() == 1 && self.waiting() == 0;
-        let threads = if alone { &self.calm } else { &self.crowd };
+        let slow = Arc::clone(&self.slow);
+        let threads = if alone || slow.load(Ordering::Relaxed) { &self.calm } else { &self.crowd };
         let work = threads.spawn(move || {
             // Moved in: given back when the work ends, whether or not anybody still waits for it.
             let _held = (place, worker);
             let _timed = durations.start_timer();
-            job()
+            let begun = Instant::now();
+            let done = job();
+            slow.store(begun.elapsed() > SLOW, Ordering::Relaxed);
+            done
         });
         work.await.map_err(|error| PasswordError::Failed(error.to_string()))
     }
@@ -221,8 +234,15 @@ fn last_in_line() {
 /// Takes a core only where nobody else wants one. Niceness alone leaves it to the hash until the next tick of the kernel's
 /// clock, 4 ms on most, and in a storm of sign-ins somebody is always hashing; with `SCHED_IDLE` (sched(7)) whoever wakes has
 /// it at once.
+#[cfg(target_os = "linux")]
 fn out_of_line() {
     stand_back(NormalThreadSchedulePolicy::Idle);
+}
+
+/// Elsewhere there is no such policy.
+#[cfg(not(target_os = "linux"))]
+fn out_of_line() {
+    last_in_line();
 }
 
 fn stand_back(policy: NormalThreadSchedulePolicy) {
@@ -300,7 +320,6 @@ fn check_bcrypt(password: &[u8], stored: &str) -> Result<Verdict, PasswordError>
 mod tests {
     use crate::model::time::Timestamp;
     use std::sync::mpsc;
-    use std::time::Duration;
 
     use super::*;
     use crate::credential::fixture;

@@ -181,7 +181,7 @@ async fn walk(exchange: &mut Exchange, mut head: Parts, story: &mut Story) -> Re
             }
             let upstream = forward::chosen(exchange, &live, &permit);
             let asserted = if route.assertion { forward::asserted(exchange, &permit, upstream).await? } else { None };
-            let mut request = forward::request(exchange, &permit, upstream, asserted, &mut head, Body::Empty)?;
+            let mut request = forward::request(exchange, &permit, asserted, &mut head, Body::Empty)?;
             if upgrades {
                 tunnel::dress(request.headers_mut());
             }

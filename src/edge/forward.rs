@@ -73,8 +73,9 @@ pub async fn forward(
     body.admit_trailers(&live.reserved);
     body.count_into(&exchange.received);
     let upstream = chosen(exchange, &live, permit);
+    exchange.upstream = Some(Arc::clone(&upstream.name));
     let asserted = if route.assertion { Box::pin(asserted(exchange, permit, upstream)).await? } else { None };
-    let mut request = request(exchange, permit, upstream, asserted, head, body)?;
+    let mut request = request(exchange, permit, asserted, head, body)?;
     // A call of gRPC may rest between two messages. Over HTTP/2 that holds no connection of the backend's.
     if !exchange.grpc || upstream.settings.protocol == Protocol::Http1 {
         request.body_mut().at_least(route.overrides.body_rate.unwrap_or(exchange.gateway.bounds.min_body_rate));
@@ -184,8 +185,9 @@ pub async fn open(
     let live = Arc::clone(exchange.site());
     let route = &live.site.routes[permit.route()];
     let upstream = chosen(exchange, &live, permit);
+    exchange.upstream = Some(Arc::clone(&upstream.name));
     let asserted = if route.assertion { asserted(exchange, permit, upstream).await? } else { None };
-    let mut request = request(exchange, permit, upstream, asserted, head, Body::Empty)?;
+    let mut request = request(exchange, permit, asserted, head, Body::Empty)?;
     trace::ask(exchange, &mut request);
     let (asked, before) = (upstream.metrics.asked(), exchange.took());
     let (pools, server) = (&exchange.gateway.pools, &mut exchange.server);
@@ -202,20 +204,20 @@ pub async fn open(
     Ok((opened?, route.overrides.tunnel_idle.unwrap_or(upstream.settings.tunnel_idle_timeout)))
 }
 
-/// The request as a backend of `upstream` gets it; `asserted`: what [`asserted`] has made. Takes the head's fields.
+/// The request as the backend gets it; `asserted`: what [`asserted`] has made. Takes the head's fields and target.
 pub fn request(
-    exchange: &mut Exchange,
+    exchange: &Exchange,
     permit: &ForwardPermit,
-    upstream: &LiveUpstream,
     asserted: Option<HeaderValue>,
     head: &mut Parts,
     body: Body,
 ) -> Result<Request<Body>, Refusal> {
     let live = Arc::clone(exchange.site());
     let route = &live.site.routes[permit.route()];
-    exchange.upstream = Some(Arc::clone(&upstream.name));
-    let target = target(&route.rewrite.path(&exchange.path), &head.uri)?;
-    dress(exchange, &live, route, permit, (&mut head.headers, &head.uri))?;
+    // Taken too: it would keep the buffer that the head was read into for as long as the answer takes.
+    let uri = std::mem::take(&mut head.uri);
+    let target = target(&route.rewrite.path(&exchange.path), &uri)?;
+    dress(exchange, &live, route, permit, (&mut head.headers, &uri))?;
     if let Some(asserted) = asserted {
         head.headers.insert(live.site.identity.assertion.clone(), asserted);
     }

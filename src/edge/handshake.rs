@@ -17,7 +17,6 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 use super::certificate::Vouched;
-use super::turns::InTurns;
 use crate::gateway::{Gateway, Live};
 use crate::observe::metrics::labels::Handshake;
 use crate::tls::Server;
@@ -61,7 +60,7 @@ async fn plain<S>(handshake: tokio_rustls::Accept<S>) -> Result<Made<S>, Handsha
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    InTurns::of(handshake).await.map(|stream| (Box::new(stream), None)).map_err(|_| Handshake::Failed)
+    handshake.await.map(|stream| (Box::new(stream), None)).map_err(|_| Handshake::Failed)
 }
 
 async fn asking<S: AsyncRead + AsyncWrite + Unpin>(
@@ -83,7 +82,7 @@ async fn asking<S: AsyncRead + AsyncWrite + Unpin>(
         tracing::info!(client = %ends.client, site, outcome = outcome.name(), %reason, "a client's certificate was refused");
         outcome
     };
-    match InTurns::of(start.into_stream(server.under(&policy)).into_fallible()).await {
+    match start.into_stream(server.under(&policy)).into_fallible().await {
         Ok(stream) => {
             let shown = shown(&stream).map_err(|unreadable| refused(Handshake::CertificateRefused, &unreadable))?;
             Ok((Box::new(stream), Some(Box::new(Vouched { policy, shown }))))

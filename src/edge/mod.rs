@@ -39,5 +39,4 @@ pub mod streams;
 pub mod throttle;
 pub mod trace;
 pub mod tunnel;
-mod turns;
 pub mod workers;

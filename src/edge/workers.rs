@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// How long blocking work (a hash, a signature) that nobody waits for any more may hold up the end.
+/// How long blocking work (a signature, a file) that nobody waits for any more may hold up the end.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How many connections more than another a worker keeps: handing one on costs more than a small difference.
 const UNEVEN: usize = 2;

@@ -72,7 +72,8 @@ impl Whole {
 }
 
 impl Pools {
-    /// Takes the request when it is sent. `alone`: on a connection that nobody shares, in HTTP/1.1. `server`: as in [`Pools::send_noting`].
+    /// Takes the request when it is sent. `alone`: on a connection that nobody shares, in HTTP/1.1. `server`: as in
+    /// [`Pools::send_noting`].
     pub(super) async fn answered(
         &self,
         to: &Settings,

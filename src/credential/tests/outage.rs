@@ -11,9 +11,12 @@ async fn remembered_callers_go_on_and_unknown_ones_are_told_to_come_back() {
     let mut world = World::new().await;
     let (_, known) = world.make_key(&["*"], None).await;
     let (_, unknown) = world.make_key(&["*"], None).await;
-    let token = format!("Bearer {}", world.token().await);
-    world.ask(&token).await.unwrap();
-    world.ask(&format!("ApiKey {}", known.expose())).await.unwrap();
+    let (token, key) = (format!("Bearer {}", world.token().await), format!("ApiKey {}", known.expose()));
+    for credential in [&token, &key] {
+        assert!(!world.is_at_once(credential), "never shown before");
+        world.ask(credential).await.unwrap();
+        assert!(world.is_at_once(credential), "nothing is left to be asked");
+    }
     world.follow().await;
     world.store.close().await;
     world.clock.advance(Duration::from_secs(200));
