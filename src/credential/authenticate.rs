@@ -5,6 +5,8 @@
 //! answer, the request is refused as unavailable, never let through. Called by `edge::authenticate` for
 //! every request, and by the native sign-in operations to issue tokens.
 
+mod known;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -98,23 +100,6 @@ impl Authenticator {
             metrics,
             verifications: AtomicU64::new(0),
         }
-    }
-
-    /// Who presents this, where nothing needs to be asked of the store and nothing stands against them: what almost every
-    /// request comes to, without a wait. `None`: [`Self::authenticate`] finds out.
-    pub fn at_once(
-        &self,
-        site: &SiteCredentials,
-        contract: &Contract,
-        presented: &Presented<'_>,
-        digest: &CredentialDigest,
-        now: Now,
-    ) -> Option<Principal> {
-        let known = match presented.kind {
-            Carried::Token => self.known_token(site, contract, digest, now),
-            Carried::ApiKey => self.known_key(site, contract, digest, now),
-        };
-        known.map(|known| self.note_use(site, known, now.wall))
     }
 
     /// Who presents what has this digest, with the facts that decide what they may do. `stranger` is asked, and only then,
@@ -259,44 +244,6 @@ impl Authenticator {
         let account = self.account(realm, token.user, token.org, now.steady).await?;
         let principal = principal(contract, account, token.org, by(&token))?;
         Ok((principal, LastUse::Session(session)))
-    }
-
-    /// [`Self::by_token`] where everything is remembered, and everything in order.
-    fn known_token(
-        &self,
-        site: &SiteCredentials,
-        contract: &Contract,
-        digest: &CredentialDigest,
-        now: Now,
-    ) -> Option<(Principal, LastUse)> {
-        let realm = site.realm();
-        let token = self.tokens.token(digest, &site.keys)?;
-        token.lifetime.check(site.settings.leeway, now.wall).ok()?;
-        let session = self.sessions.known(realm, token.session, &self.epochs, now.steady)?;
-        carries(&session.record, &token, now.wall).ok()?;
-        let account = self.accounts.known(realm, token.user, &self.epochs, now.steady)?;
-        let principal = principal(contract, Some(account), token.org, by(&token)).ok()?;
-        self.metrics.caches.hits([Cache::Tokens, Cache::Sessions, Cache::Accounts]);
-        Some((principal, LastUse::Session(session)))
-    }
-
-    /// [`Self::by_key`] where everything is remembered, and everything in order.
-    fn known_key(
-        &self,
-        site: &SiteCredentials,
-        contract: &Contract,
-        digest: &CredentialDigest,
-        now: Now,
-    ) -> Option<(Principal, LastUse)> {
-        let realm = site.realm();
-        let hash = self.tokens.key(digest)?;
-        let fact = self.keys.known(realm, hash, &self.epochs, now.steady)?;
-        let key = &fact.record;
-        Rejected::key(key, now.wall).ok()?;
-        let account = self.accounts.known(realm, key.user_id, &self.epochs, now.steady)?;
-        let principal = principal(contract, Some(account), key.org_id, Method::Key(Arc::clone(key))).ok()?;
-        self.metrics.caches.hits([Cache::Keys, Cache::Accounts]);
-        Some((principal, LastUse::Key(fact)))
     }
 
     /// The token's claims. A remembered token is spared the signature, never the clock or the key set.

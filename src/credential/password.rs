@@ -5,21 +5,15 @@
 //! memory flat. A job keeps its place until it has *ended*: a client that disconnects does not make room
 //! for another one while its hash is still being computed. Called by the native sign-in operations.
 
+mod threads;
+
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version};
 use bcrypt::HashParts;
-use thread_priority::{
-    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
-};
-use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 use crate::contract::PasswordRules;
 use crate::model::entropy::Entropy;
@@ -30,14 +24,12 @@ use crate::observe::metrics::Metrics;
 use crate::rules::password::{self, Demands, MAX_BYTES, Missed};
 
 use super::CacheSettings;
+use threads::Threads;
 
 /// OWASP's first choice for Argon2id: 19 MiB, 2 passes, 1 lane.
 const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
-
-/// How long a hash may take that is computed with what is left over: some twenty times what it takes alone.
-const SLOW: Duration = Duration::from_secs(1);
 
 /// What a stored hash may cost to check. Beyond it, a row is an attack on us, not a password.
 const MOST_MEMORY_KIB: u32 = 256 * 1024;
@@ -52,12 +44,7 @@ pub struct PasswordPool {
     /// Workers and queue: whoever gets no place here is shed.
     places: Arc<Semaphore>,
     capacity: (usize, usize),
-    /// For whoever comes alone: lets others go first, and has its share where every core is always busy.
-    calm: Threads,
-    /// For where many come at once: has what nobody else wants.
-    crowd: Threads,
-    /// The last hash took far too long: nothing is left over on this machine, and whoever comes gets a share again.
-    slow: Arc<AtomicBool>,
+    threads: Threads,
     /// What unknown accounts are checked against.
     decoy: Secret,
     entropy: Arc<dyn Entropy>,
@@ -123,9 +110,7 @@ impl PasswordPool {
             workers: Arc::new(Semaphore::new(workers)),
             places: Arc::new(Semaphore::new(places)),
             capacity: (workers, places),
-            calm: Threads::start(workers, last_in_line)?,
-            crowd: Threads::start(workers, out_of_line)?,
-            slow: Arc::default(),
+            threads: Threads::start(workers).map_err(|error| PasswordError::Failed(error.to_string()))?,
             decoy,
             entropy,
             metrics,
@@ -184,70 +169,14 @@ impl PasswordPool {
         let worker = worker.map_err(|error| PasswordError::Failed(error.to_string()))?;
         let durations = self.metrics.passwords.durations.clone();
         let alone = self.busy() == 1 && self.waiting() == 0;
-        let slow = Arc::clone(&self.slow);
-        let threads = if alone || slow.load(Ordering::Relaxed) { &self.calm } else { &self.crowd };
-        let work = threads.spawn(move || {
+        let work = self.threads.spawn(alone, move || {
             // Moved in: given back when the work ends, whether or not anybody still waits for it.
             let _held = (place, worker);
             let _timed = durations.start_timer();
-            let begun = Instant::now();
-            let done = job();
-            slow.store(begun.elapsed() > SLOW, Ordering::Relaxed);
-            done
+            job()
         });
         work.await.map_err(|error| PasswordError::Failed(error.to_string()))
     }
-}
-
-/// Threads that hash, and do nothing else: how they stand back is no way for a look-up of a name or a file to wait.
-#[derive(Debug)]
-struct Threads(Option<Runtime>);
-
-impl Threads {
-    fn start(count: usize, stand_back: fn()) -> Result<Self, PasswordError> {
-        let mut builder = Builder::new_current_thread();
-        builder.thread_name("tollgate-hash").max_blocking_threads(count).on_thread_start(stand_back);
-        let runtime = builder.build().map_err(|error| PasswordError::Failed(error.to_string()))?;
-        Ok(Self(Some(runtime)))
-    }
-
-    fn spawn<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-        self.0.as_ref().expect("it is there until this is dropped").spawn_blocking(job)
-    }
-}
-
-impl Drop for Threads {
-    fn drop(&mut self) {
-        // What is being hashed is nobody's any more; to wait for it would hold up whoever lets go last.
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-/// Lets everything else that wants a core go first, by the calling thread's niceness. Where it cannot be set, hashing goes
-/// on as it is.
-fn last_in_line() {
-    stand_back(NormalThreadSchedulePolicy::Other);
-}
-
-/// Takes a core only where nobody else wants one. Niceness alone leaves it to the hash until the next tick of the kernel's
-/// clock, 4 ms on most, and in a storm of sign-ins somebody is always hashing; with `SCHED_IDLE` (sched(7)) whoever wakes has
-/// it at once.
-#[cfg(target_os = "linux")]
-fn out_of_line() {
-    stand_back(NormalThreadSchedulePolicy::Idle);
-}
-
-/// Elsewhere there is no such policy.
-#[cfg(not(target_os = "linux"))]
-fn out_of_line() {
-    last_in_line();
-}
-
-fn stand_back(policy: NormalThreadSchedulePolicy) {
-    let policy = ThreadSchedulePolicy::Normal(policy);
-    let _ = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy);
 }
 
 /// What `password` misses of the product's rules; empty: acceptable.
@@ -320,6 +249,7 @@ fn check_bcrypt(password: &[u8], stored: &str) -> Result<Verdict, PasswordError>
 mod tests {
     use crate::model::time::Timestamp;
     use std::sync::mpsc;
+    use std::time::Duration;
 
     use super::*;
     use crate::credential::fixture;
@@ -348,40 +278,6 @@ mod tests {
             assert_eq!(verify(wrong, Some(&hash)).await, Verdict::Mismatch);
         }
         assert_eq!(verify("correct horse", None).await, Verdict::Mismatch);
-    }
-
-    /// Niceness and scheduling policy of the thread that asks (`proc_pid_stat(5)`); 0 is everybody's policy, 5 `SCHED_IDLE`.
-    #[cfg(target_os = "linux")]
-    fn place_in_line() -> (i32, i32) {
-        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
-        let (_, behind_name) = stat.rsplit_once(')').unwrap();
-        let field = |number: usize| behind_name.split_whitespace().nth(number - 3).unwrap().parse().unwrap();
-        (field(19), field(41))
-    }
-
-    #[cfg(target_os = "linux")]
-    #[tokio::test]
-    async fn hashing_gives_way_in_a_crowd_at_once_and_nothing_else_does() {
-        let pool = pool(2, 8);
-        assert_eq!(pool.run(place_in_line).await.unwrap(), (19, 0));
-        let (release, held) = mpsc::channel::<()>();
-        let (begun, has_begun) = tokio::sync::oneshot::channel();
-        let first = pool.run(move || {
-            begun.send(()).unwrap();
-            let _ = held.recv_timeout(Duration::from_secs(20));
-            place_in_line()
-        });
-        let others = async {
-            has_begun.await.unwrap();
-            for _ in 0..3 {
-                assert_eq!(pool.run(place_in_line).await.unwrap().1, 5);
-            }
-            release.send(()).unwrap();
-        };
-        assert_eq!(tokio::join!(first, others).0.unwrap(), (19, 0));
-        assert_eq!(pool.run(place_in_line).await.unwrap(), (19, 0), "the crowd is gone");
-        assert_eq!(tokio::task::spawn_blocking(place_in_line).await.unwrap(), place_in_line(), "who does not hash");
-        assert_eq!(place_in_line().1, 0);
     }
 
     #[tokio::test]
