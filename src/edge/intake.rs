@@ -81,6 +81,6 @@ fn come(exchange: &mut Exchange, headers: &HeaderMap) {
         Some(said) if said.eq_ignore_ascii_case(b"http") => "http",
         _ => own,
     };
-    let host = host.filter(|host| http::uri::Authority::try_from(*host).is_ok());
+    let host = host.filter(|host| framing::is_host(host));
     exchange.way = Way { scheme, host: host.and_then(|host| HeaderValue::from_bytes(host).ok()) };
 }

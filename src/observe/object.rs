@@ -21,7 +21,8 @@ impl Object<'_> {
     pub(super) fn text(&mut self, name: &'static str, text: Option<&str>) {
         match text {
             Some(text) if is_plain(text) => self.quoted(name, text.as_bytes()),
-            text => self.value(name, &text),
+            Some(text) => self.value(name, &text),
+            None => self.null(name),
         }
     }
 
@@ -30,7 +31,7 @@ impl Object<'_> {
     pub(super) fn id(&mut self, name: &'static str, id: Option<Uuid>) {
         match id {
             Some(id) => self.quoted(name, id.simple().encode_lower(&mut [0; 32]).as_bytes()),
-            None => self.value(name, &()),
+            None => self.null(name),
         }
     }
 
@@ -75,6 +76,12 @@ impl Object<'_> {
         self.raw(name.as_bytes());
         // Writing to memory does not fail, and no map here has a key that is not text.
         let _ = serde_json::to_writer(&mut *self.0, value);
+    }
+
+    #[inline]
+    fn null(&mut self, name: &'static str) {
+        self.raw(name.as_bytes());
+        self.raw(b"null");
     }
 
     #[inline]

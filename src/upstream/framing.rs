@@ -66,7 +66,7 @@ pub fn check(request: &request::Parts) -> Result<(), Problem> {
 }
 
 /// A name or an address, and a port or none: nothing that could end a host in somebody's URL.
-fn is_host(host: &[u8]) -> bool {
+pub fn is_host(host: &[u8]) -> bool {
     let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(byte);
     !host.is_empty() && host.iter().all(fits)
 }

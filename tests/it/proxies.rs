@@ -70,6 +70,8 @@ async fn what_a_proxy_says_twice_or_wrongly_is_not_believed() {
         ("x-forwarded-proto", "gopher"),
         ("x-forwarded-host", "a.example, b.example"),
         ("x-forwarded-host", "user@evil.example/x"),
+        ("x-forwarded-host", "user@evil.example"),
+        ("x-forwarded-host", "a.example',b;c"),
         ("x-forwarded-for", "unknown"),
     ] {
         assert_eq!(told(&gate, &[(name, value)]).await, ["127.0.0.1", "https", "localhost"], "{name}: {value}");
