@@ -124,17 +124,20 @@ async fn run(exchange: &mut Exchange, head: &mut Parts, body: Arriving) -> Resul
     if let Some(answer) = cors::preflight(exchange, head) {
         return Ok(answer);
     }
-    let target = route::find(exchange)?;
-    if agent::is_one(exchange, &target, head)? {
-        return agent::invite(exchange, head);
-    }
-    authenticate::authenticate(exchange, &head.headers, &target).await?;
-    let permit = authorize::authorize(exchange, target)?;
+    // In a block: what is not needed any more must not take room in the future while a backend is waited for.
+    let permit = {
+        let target = route::find(exchange)?;
+        if agent::is_one(exchange, &target, head)? {
+            return agent::invite(exchange, head);
+        }
+        authenticate::authenticate(exchange, &head.headers, &target).await?;
+        authorize::authorize(exchange, target)?
+    };
     throttle::admit(exchange, &permit).await?;
     match permit {
         // Boxed: no request to a backend should carry the room for a sign-in.
         authorize::Permit::Native(permit) => Box::pin(native::serve(exchange, permit, head, body)).await,
-        authorize::Permit::Forward(permit) => forward::forward(exchange, &permit, head, body).await,
+        authorize::Permit::Forward(ref permit) => forward::forward(exchange, permit, head, body).await,
         authorize::Permit::KeySet => Ok(native::key_set(exchange)),
     }
 }

@@ -57,40 +57,15 @@ pub async fn forward(
     if let Some(client) = head.extensions.remove::<OnUpgrade>()
         && wanted(head)?
     {
-        let standing = Standing::of(exchange);
-        return Ok(match Box::pin(open(exchange, permit, head)).await? {
-            (Opened::Answer(answer), _) => answer,
-            (Opened::Tunnel(answer, backend), idle) => {
-                let open = tunnel::Open { client, backend, standing, idle };
-                exchange.tunnel = Some(Tunnel::Open(Box::new(open)));
-                answer
-            }
-        });
+        return Box::pin(shake_hands(exchange, permit, head, client)).await;
     }
     let route = &live.site.routes[permit.route()];
-    let patience = route.overrides.body.unwrap_or(exchange.gateway.bounds.body_timeout);
-    let mut body = Body::client(body, route.max_body, patience)?;
-    body.admit_trailers(&live.reserved);
-    body.count_into(&exchange.received);
     let upstream = chosen(exchange, &live, permit);
     exchange.upstream = Some(Arc::clone(&upstream.name));
     let asserted = if route.assertion { Box::pin(asserted(exchange, permit, upstream)).await? } else { None };
-    let mut request = request(exchange, permit, asserted, head, body)?;
-    // A call of gRPC may rest between two messages. Over HTTP/2 that holds no connection of the backend's.
-    if !exchange.grpc || upstream.settings.protocol == Protocol::Http1 {
-        request.body_mut().at_least(route.overrides.body_rate.unwrap_or(exchange.gateway.bounds.min_body_rate));
-    }
-    let mut overrides = route.overrides;
-    if exchange.grpc {
-        // Nobody waits for the answer any longer than that.
-        overrides.deadline = grpc::deadline(request.headers());
-    }
-    trace::ask(exchange, &mut request);
+    let (mut request, overrides) = ready(exchange, (permit, route, upstream), asserted, head, body)?;
     let (asked, before) = (upstream.metrics.asked(), exchange.took());
-    let lasts = (exchange.grpc || is_long(request.body()))
-        && (exchange.principal.is_some() || exchange.connection.vouched.is_some());
-    let standing = lasts.then(|| Box::new(Standing::of(exchange)));
-    let mut request = Some(request);
+    let standing = standing(exchange, request.as_ref()).map(Box::new);
     let answered = {
         let (pools, server) = (&exchange.gateway.pools, &mut exchange.server);
         let sending = pin!(pools.send_noting(&upstream.settings, &mut request, &overrides, server));
@@ -115,6 +90,57 @@ pub async fn forward(
     })?;
     route.response_headers.apply(answer.headers_mut());
     Ok(answer)
+}
+
+/// Opens the WebSocket that `head` asks for, between `client` and a backend.
+async fn shake_hands(
+    exchange: &mut Exchange,
+    permit: &ForwardPermit,
+    head: &mut Parts,
+    client: OnUpgrade,
+) -> Result<Response<Body>, Refusal> {
+    let standing = Standing::of(exchange);
+    Ok(match open(exchange, permit, head).await? {
+        (Opened::Answer(answer), _) => answer,
+        (Opened::Tunnel(answer, backend), idle) => {
+            let open = tunnel::Open { client, backend, standing, idle };
+            exchange.tunnel = Some(Tunnel::Open(Box::new(open)));
+            answer
+        }
+    })
+}
+
+/// The request as it is sent, and the times that hold for it. In a place of its own for sending to take it from.
+fn ready(
+    exchange: &mut Exchange,
+    (permit, route, upstream): (&ForwardPermit, &Route, &LiveUpstream),
+    asserted: Option<HeaderValue>,
+    head: &mut Parts,
+    body: Arriving,
+) -> Result<(Option<Request<Body>>, Overrides), Refusal> {
+    let bounds = &exchange.gateway.bounds;
+    let mut body = Body::client(body, route.max_body, route.overrides.body.unwrap_or(bounds.body_timeout))?;
+    body.admit_trailers(&exchange.site().reserved);
+    body.count_into(&exchange.received);
+    // A call of gRPC may rest between two messages. Over HTTP/2 that holds no connection of the backend's.
+    if !exchange.grpc || upstream.settings.protocol == Protocol::Http1 {
+        body.at_least(route.overrides.body_rate.unwrap_or(bounds.min_body_rate));
+    }
+    let mut request = request(exchange, permit, asserted, head, body)?;
+    let mut overrides = route.overrides;
+    if exchange.grpc {
+        // Nobody waits for the answer any longer than that.
+        overrides.deadline = grpc::deadline(request.headers());
+    }
+    trace::ask(exchange, &mut request);
+    Ok((Some(request), overrides))
+}
+
+/// What tells that the request may go on no more, where it may take its time and hangs on something that can end.
+fn standing(exchange: &Exchange, request: Option<&Request<Body>>) -> Option<Standing> {
+    let lasts = exchange.grpc || request.is_some_and(|request| is_long(request.body()));
+    let hangs = exchange.principal.is_some() || exchange.connection.vouched.is_some();
+    (lasts && hangs).then(|| Standing::of(exchange))
 }
 
 /// Whether the client waits for less long than we would.
