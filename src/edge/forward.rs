@@ -61,9 +61,10 @@ pub async fn forward(
     }
     let route = &live.site.routes[permit.route()];
     let upstream = chosen(exchange, &live, permit);
+    let body = taken(exchange, route, upstream, body)?;
     exchange.upstream = Some(Arc::clone(&upstream.name));
     let asserted = if route.assertion { Box::pin(asserted(exchange, permit, upstream)).await? } else { None };
-    let (mut request, overrides) = ready(exchange, (permit, route, upstream), asserted, head, body)?;
+    let (mut request, overrides) = ready(exchange, permit, asserted, head, body)?;
     let (asked, before) = (upstream.metrics.asked(), exchange.took());
     let standing = standing(exchange, request.as_ref()).map(Box::new);
     let answered = {
@@ -110,24 +111,29 @@ async fn shake_hands(
     })
 }
 
-/// The request as it is sent, and the times that hold for it. In a place of its own for sending to take it from.
-fn ready(
-    exchange: &mut Exchange,
-    (permit, route, upstream): (&ForwardPermit, &Route, &LiveUpstream),
-    asserted: Option<HeaderValue>,
-    head: &mut Parts,
-    body: Arriving,
-) -> Result<(Option<Request<Body>>, Overrides), Refusal> {
-    let bounds = &exchange.gateway.bounds;
-    let mut body = Body::client(body, route.max_body, route.overrides.body.unwrap_or(bounds.body_timeout))?;
+/// The client's body, as the route takes it.
+fn taken(exchange: &Exchange, route: &Route, upstream: &LiveUpstream, body: Arriving) -> Result<Body, Problem> {
+    let (bounds, own) = (&exchange.gateway.bounds, &route.overrides);
+    let mut body = Body::client(body, route.max_body, own.body.unwrap_or(bounds.body_timeout))?;
     body.admit_trailers(&exchange.site().reserved);
     body.count_into(&exchange.received);
     // A call of gRPC may rest between two messages. Over HTTP/2 that holds no connection of the backend's.
     if !exchange.grpc || upstream.settings.protocol == Protocol::Http1 {
-        body.at_least(route.overrides.body_rate.unwrap_or(bounds.min_body_rate));
+        body.at_least(own.body_rate.unwrap_or(bounds.min_body_rate));
     }
+    Ok(body)
+}
+
+/// The request as it is sent, in a place for sending to take it from, and the times that hold for it.
+fn ready(
+    exchange: &mut Exchange,
+    permit: &ForwardPermit,
+    asserted: Option<HeaderValue>,
+    head: &mut Parts,
+    body: Body,
+) -> Result<(Option<Request<Body>>, Overrides), Refusal> {
     let mut request = request(exchange, permit, asserted, head, body)?;
-    let mut overrides = route.overrides;
+    let mut overrides = exchange.site().site.routes[permit.route()].overrides;
     if exchange.grpc {
         // Nobody waits for the answer any longer than that.
         overrides.deadline = grpc::deadline(request.headers());

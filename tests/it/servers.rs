@@ -22,6 +22,7 @@ async fn the_access_log_names_the_server_that_answered_or_was_asked_last() {
     let routes = format!(
         "[[site.route]]\nmatch = \"* /both\"\npublic = true\nupstream = \"both\"\n\
          [[site.route]]\nmatch = \"* /gone\"\npublic = true\nupstream = \"gone\"\n\
+         [[site.route]]\nmatch = \"* /short\"\npublic = true\nupstream = \"both\"\nmax_body = \"1KiB\"\n\
          [[site.route]]\nmatch = \"* /api/v1/{{*rest}}\"\nupstream = \"app\"\n\
          [site.upstream.both]\nservers = [\"{gone}\", \"{}\"]\n\
          [site.upstream.gone]\nservers = [\"{gone}\"]\n",
@@ -39,7 +40,8 @@ async fn the_access_log_names_the_server_that_answered_or_was_asked_last() {
     // Nobody was asked: refused before, or answered here.
     assert_eq!(gate.client.get(POSTS).send().await.status, 401);
     assert_eq!(gate.client.get("/api/v1/api-keys").send().await.status, 401);
-    for path in [POSTS, "/api/v1/api-keys"] {
+    assert_eq!(gate.client.post("/short", &json!("x".repeat(2000))).send().await.status, 413);
+    for path in [POSTS, "/api/v1/api-keys", "/short"] {
         let line = log.lines(path, 1).await.remove(0);
         assert_eq!((&line["server"], &line["upstream"]), (&Value::Null, &Value::Null), "{line}");
     }
