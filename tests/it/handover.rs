@@ -23,7 +23,7 @@ use super::backend::Backend;
 use super::client::{Client, Stream};
 use super::harness::{binary, trusting};
 use super::process::{Home, Plan, Process, Served, run_by};
-use super::sockets::{Sockets, closed, open, text};
+use super::sockets::{Socket, Sockets, closed, open, text};
 use super::wire::now;
 
 /// Longest wait for anything.
@@ -228,7 +228,7 @@ async fn over_http2_every_request_that_is_taken_is_answered_while_one_process_af
 async fn a_websocket_goes_on_through_a_handover_and_is_told_at_its_processes_end() {
     let backend = Sockets::start(&[]).await;
     let url = format!("http://{}", backend.address);
-    let top = "[connections]\ndrain_timeout = \"2s\"";
+    let top = "[connections]\ndrain_timeout = \"5s\"";
     let home = Home::new(&Plan { postgres: None, backend: &url, store: "", top, site: UNLIMITED });
     let served = home.start().await;
     let field = format!("Bearer {}", token(&served.http).await);
@@ -236,19 +236,23 @@ async fn a_websocket_goes_on_through_a_handover_and_is_told_at_its_processes_end
     backend.opened().await;
     served.process.signal("USR2").await;
     let heir = heir(&served.process, 0).await;
+    said(&mut old, "from before", &backend).await;
     let mut new = open(&served.https, "/api/v1/live", &[("authorization", &field)]).await.expect("the heir lets it in");
     backend.opened().await;
-    for (socket, word) in [(&mut old, "from before"), (&mut new, "from after")] {
-        socket.send(Message::text(word)).await.expect("sent");
-        assert_eq!(text(socket).await, word);
-        assert_eq!(backend.text().await, word);
-    }
+    said(&mut new, "from after", &backend).await;
     assert_eq!((closed(&mut old).await, backend.ended().await), (1001, Some(1001)));
     served.process.ended().await.good();
     new.send(Message::text("still there")).await.expect("sent");
     assert_eq!(text(&mut new).await, "still there");
     heir.signal("KILL").await;
     heir.ended().await;
+}
+
+/// What is said through `socket` reaches the backend and comes back.
+async fn said(socket: &mut Socket, word: &str, backend: &Sockets) {
+    socket.send(Message::text(word)).await.expect("sent");
+    assert_eq!(text(socket).await, word);
+    assert_eq!(backend.text().await, word);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
