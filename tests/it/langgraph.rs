@@ -36,7 +36,7 @@ fn text<'v>(value: &'v Value, name: &str) -> &'v str {
 
 /// Waits until the server has taken `count` mails, and a little longer for one too many.
 async fn mails(server: &Server, count: usize) -> Vec<smtp::Taken> {
-    for _ in 0..200 {
+    for _ in 0..600 {
         if server.mails().len() >= count {
             break;
         }
@@ -189,7 +189,7 @@ async fn what_comes_of_mails_and_how_many_wait_is_counted() {
         values
     };
     let comes_to = async |wanted: [f64; 4]| {
-        for _ in 0..200 {
+        for _ in 0..600 {
             if counted().await.iter().zip(wanted).all(|(is, wanted)| (is - wanted).abs() < 0.5) {
                 return;
             }
